@@ -1,0 +1,24 @@
+//! Hublane: a virtual Ethernet hub for VPN.
+//!
+//! Modules stand in the order a frame meets them; README's "Life of a frame" walks through them.
+
+pub mod sys;
+
+pub mod worker;
+
+pub mod tls;
+
+pub mod tunnel;
+
+pub mod hub;
+
+pub mod wire;
+
+pub mod control;
+
+pub mod config;
+
+pub mod metrics;
+
+pub mod ids;
+pub mod tick;

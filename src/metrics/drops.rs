@@ -1,0 +1,80 @@
+//! Every frame we decide not to carry has a reason here: one line is variant, label and help text.
+#![forbid(unsafe_code)]
+
+macro_rules! reasons {
+    ($(#[$outer:meta])* $name:ident { $( $(#[doc = $help:literal])+ $variant:ident = $label:literal, )+ }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $( $(#[doc = $help])+ $variant, )+ }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [$name] = &[ $( $name::$variant, )+ ];
+
+            /// Name in status output and metrics.
+            pub const fn label(self) -> &'static str {
+                match self { $( $name::$variant => $label, )+ }
+            }
+
+            /// What it means and what to do about it.
+            pub const fn help(self) -> &'static str {
+                match self { $( $name::$variant => concat!($($help),+), )+ }
+            }
+
+            /// Index into a table with one place per reason.
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+pub(crate) use reasons;
+
+reasons! {
+    /// Why a frame was not carried.
+    DropReason {
+        /// Frame shorter than an Ethernet header (14 bytes).
+        FrameTooShort = "frame_too_short",
+        /// Frame above 1600 bytes, the limit of the protocol.
+        FrameTooLong = "frame_too_long",
+        /// Compressed frame that does not inflate to at most 1600 bytes.
+        FrameInflate = "frame_inflate",
+        /// Source address is a group address or zero.
+        HubGroupSource = "hub_group_source",
+        /// Destination lives behind the port the frame came from.
+        HubSamePort = "hub_same_port",
+        /// Source address was seen behind another port moments ago and is held for it.
+        HubMacHeld = "hub_mac_held",
+        /// The port has as many source addresses as its policy allows.
+        HubMacLimit = "hub_mac_limit",
+        /// Destination 01-80-C2-00-00-00 to 0F, which a bridge does not forward.
+        HubReservedGroup = "hub_reserved_group",
+        /// Unknown destination, in a hub that does not flood such frames.
+        HubUnknownUnicast = "hub_unknown_unicast",
+        /// Chatter protocol (NetBIOS, LLMNR, SSDP, mDNS) that this hub does not flood.
+        HubChatter = "hub_chatter",
+        /// More broadcasts than the port may send.
+        HubStorm = "hub_storm",
+        /// A policy of the port refuses this frame.
+        HubPolicy = "hub_policy",
+        /// VLAN tag that the port does not carry.
+        HubVlan = "hub_vlan",
+        /// Both ends have the privacy filter.
+        HubPrivacy = "hub_privacy",
+        /// DHCP server message from a port that may not serve.
+        HubDhcpServer = "hub_dhcp_server",
+        /// Router advertisement from a port that may not route.
+        HubRouterAdvert = "hub_router_advert",
+        /// The egress port was closed before the frame reached it.
+        EgressPortGone = "egress_port_gone",
+        /// The egress queue of the port is full: its member reads too slowly.
+        EgressQueueFull = "egress_queue_full",
+        /// The worker has no frame storage left: many members read too slowly.
+        EgressPoolEmpty = "egress_pool_empty",
+        /// The session has no connection that may send.
+        EgressNoConnection = "egress_no_connection",
+        /// The mailbox to another worker is full: that worker is overloaded.
+        MailboxFull = "mailbox_full",
+    }
+}

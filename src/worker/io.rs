@@ -1,0 +1,165 @@
+//! The seam between a worker and the kernel: sockets of members as streams of bytes.
+//!
+//! One back end per worker, created and used by the worker's own thread. The worker names each
+//! socket by a [`ConnKey`] of its choice. Nothing happens between two calls of [`StreamIo::turn`]:
+//! `send` and the rest only note what is wanted, `turn` hands everything to the kernel at once and
+//! collects what has happened, [`StreamIo::next`] tells it piece by piece.
+//!
+//! Implemented by io_uring and epoll (`sys`) and by memory pipes (tests).
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::time::Duration;
+
+/// Index of a connection in its worker's table. After [`Completion::Closed`] the key may be used
+/// again; until then no other socket may have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnKey(pub u32);
+
+/// Bytes received, lent by the back end: read them with [`StreamIo::bytes`], then give them back by
+/// [`StreamIo::recycle`]. Not `Clone`: giving it back moves it away.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RecvBuf {
+    /// Which buffer of the back end.
+    pub id: u32,
+    /// Where in that buffer the bytes begin.
+    pub start: u32,
+    /// How many bytes there are, at least one.
+    pub len: u32,
+}
+
+/// Bytes to send, owned by the back end while the send is in flight and returned by
+/// [`Completion::Sent`].
+#[derive(Debug)]
+pub struct SendBuf {
+    storage: Box<[u8]>,
+    /// `storage[start..end]` waits to be sent.
+    start: usize,
+    end: usize,
+}
+
+impl SendBuf {
+    /// An empty buffer with room for `capacity` bytes.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { storage: vec![0; capacity].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn pending(&self) -> &[u8] {
+        &self.storage[self.start..self.end]
+    }
+
+    /// Room in all, used or not.
+    pub fn capacity(&self) -> usize {
+        self.storage.len()
+    }
+
+    /// End of what is filled; what is appended begins here.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Everything from the first byte of the storage, to write into.
+    pub fn storage_mut(&mut self) -> &mut [u8] {
+        &mut self.storage
+    }
+
+    /// Declares that the storage is filled up to `end`.
+    ///
+    /// # Panics
+    /// If `end` lies outside the storage or before what was sent.
+    pub fn set_end(&mut self, end: usize) {
+        assert!(self.start <= end && end <= self.storage.len(), "end of a send buffer outside its storage");
+        self.end = end;
+    }
+
+    /// Declares that the first `n` pending bytes were sent.
+    ///
+    /// # Panics
+    /// If fewer than `n` bytes were pending.
+    pub fn advance(&mut self, n: usize) {
+        assert!(n <= self.end - self.start, "more bytes sent than were pending");
+        self.start += n;
+    }
+
+    /// Empties the buffer.
+    pub fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Completion {
+    /// Bytes arrived.
+    Received { key: ConnKey, buf: RecvBuf },
+    /// The peer has closed its direction; nothing more will be received.
+    Eof { key: ConnKey },
+    /// Receiving failed; nothing more will be received.
+    RecvFailed { key: ConnKey, error: io::ErrorKind },
+    /// The send in flight ended: with `Ok` everything is in the hands of the kernel, else the
+    /// buffer still has what was not sent.
+    Sent { key: ConnKey, buf: SendBuf, result: Result<(), io::ErrorKind> },
+    /// The socket is closed and `key` is free. Last completion of this key; a send in flight was
+    /// answered by `Sent` before it.
+    Closed { key: ConnKey },
+    /// Somebody rang the waker.
+    Woken,
+}
+
+/// How to close a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseHow {
+    /// Let the kernel deliver what was sent (linger off).
+    Orderly,
+    /// Reset the peer.
+    Abort,
+}
+
+/// How long [`StreamIo::turn`] may wait for the first completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    Poll,
+    /// This long at most.
+    For(Duration),
+    /// Until something happens.
+    Forever,
+}
+
+/// The sockets of one worker.
+pub trait StreamIo {
+    /// What [`Self::open`] takes: a descriptor, or one end of a memory pipe.
+    type Socket: Send + 'static;
+
+    /// Takes a connected socket and starts receiving from it.
+    ///
+    /// # Errors
+    /// If the back end cannot take another socket; the socket is closed then and `key` stays free.
+    fn open(&mut self, key: ConnKey, socket: Self::Socket) -> io::Result<()>;
+
+    /// Sends what is pending in `buf`, all of it. At most one send per key may be in flight.
+    fn send(&mut self, key: ConnKey, buf: SendBuf);
+
+    /// Ends our direction (TCP FIN) once the send in flight is done.
+    fn shutdown_write(&mut self, key: ConnKey);
+
+    /// Ends everything about `key`; [`Completion::Closed`] follows in this or a later turn. Bytes
+    /// received meanwhile may still be reported before it.
+    fn close(&mut self, key: ConnKey, how: CloseHow);
+
+    /// Hands over all that was asked for, waits as `wait` allows, collects completions.
+    ///
+    /// # Errors
+    /// If the kernel object itself failed; the worker cannot go on then.
+    fn turn(&mut self, wait: Wait) -> io::Result<()>;
+
+    /// The next thing that happened; `None` once everything of this turn was told.
+    fn next(&mut self) -> Option<Completion>;
+
+    /// The bytes of `buf`.
+    fn bytes(&self, buf: &RecvBuf) -> &[u8];
+
+    /// Gives `buf` back for receiving.
+    fn recycle(&mut self, buf: RecvBuf);
+}

@@ -1,0 +1,3 @@
+//! The per-core loop: the only place where all layers meet. Start reading at `turn.rs`.
+
+pub mod io;
