@@ -1,0 +1,509 @@
+//! One session's end of the tunnel, for either role: 1 to 32 connections that together carry frames.
+//!
+//! In:  ciphertext of a connection → records → blocks → frames   ([`Link::receive`])
+//! Out: frame → choice of connection → queue or record under construction → sealed   ([`Link::push`], [`Link::flush`])
+//! Time: keep-alives, silent connections, the session's own timeout   ([`Link::poll`])
+//!
+//! Does no I/O and knows no clock: the caller owns the sockets, calls [`Link::flush`] for every
+//! connection it was told about and sends the buffer it gets. At most one buffer per connection is
+//! in flight; what comes meanwhile waits as plaintext, where it can still be dropped or reordered.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use super::buffer::SendBuf;
+use super::codec::Codec;
+use super::conn::{CarryPool, Conn};
+use super::deframe::Block;
+use super::egress::{BLOCK_BYTES_MAX, Outgoing};
+use super::queue::{Band, Fifo, FramePool, Scheduler};
+use crate::metrics::closes::CloseReason;
+use crate::metrics::drops::DropReason;
+use crate::tick::Tick;
+use crate::tls::record::RECORD_BYTES_MAX;
+use crate::wire::ethernet::{FRAME_BYTES_MAX, HEADER_BYTES};
+use crate::wire::flow::flow_hash;
+use crate::worker::io::ConnKey;
+
+/// What the caller lends to its links for sending.
+pub struct Pools {
+    /// Frames that wait.
+    pub frames: FramePool,
+    /// Buffers for sealed records.
+    pub sends: SendPool,
+    deflater: Deflater,
+}
+
+/// Compression with a place for its result.
+struct Deflater {
+    codec: Codec,
+    out: Box<[u8; BLOCK_BYTES_MAX]>,
+}
+
+impl Deflater {
+    /// The block that carries `frame`. A frame too long to compress goes as it is and is dropped by the
+    /// peer, which can happen to none that passed [`check_frame`].
+    fn block<'a>(&'a mut self, frame: &'a [u8], compress: bool) -> &'a [u8] {
+        if !compress {
+            return frame;
+        }
+        match self.codec.deflate(frame, &mut self.out[..]) {
+            Some(len) => &self.out[..len],
+            None => frame,
+        }
+    }
+}
+
+impl Pools {
+    /// Storage for `frames` waiting frames; the rest grows with use.
+    pub fn new(frames: usize) -> Self {
+        Self { frames: FramePool::new(frames), sends: SendPool::default(), deflater: Deflater { codec: Codec::new(), out: Box::new([0; BLOCK_BYTES_MAX]) } }
+    }
+}
+
+/// What the caller lends to its links for receiving. Apart from [`Pools`], so that a frame can be pushed
+/// to one link while it is still being lent by another.
+pub struct Scratch {
+    /// Plaintext of one record.
+    arena: Box<[u8]>,
+    carries: CarryPool,
+    codec: Codec,
+    inflated: Box<[u8; FRAME_BYTES_MAX]>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            arena: vec![0; RECORD_BYTES_MAX].into_boxed_slice(),
+            carries: CarryPool::default(),
+            codec: Codec::new(),
+            inflated: Box::new([0; FRAME_BYTES_MAX]),
+        }
+    }
+}
+
+/// Send buffers for re-use.
+#[derive(Debug, Default)]
+pub struct SendPool {
+    free: Vec<SendBuf>,
+}
+
+impl SendPool {
+    /// Buffers kept for re-use; those above are freed, so that a flood leaves nothing behind.
+    const KEPT: usize = 256;
+
+    /// An empty buffer of [`super::egress::SEND_BYTES`].
+    pub fn take(&mut self) -> SendBuf {
+        self.free.pop().unwrap_or_else(|| SendBuf::with_capacity(super::egress::SEND_BYTES))
+    }
+
+    /// Takes a buffer back.
+    pub fn give(&mut self, mut buf: SendBuf) {
+        if self.free.len() < Self::KEPT {
+            buf.clear();
+            self.free.push(buf);
+        }
+    }
+}
+
+/// What was agreed at login, and local limits.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    /// A connection silent for this long is dead; keep-alives are sent 2 to 5 times as often.
+    pub timeout: Duration,
+    /// Every frame is a zlib stream of its own.
+    pub compress: bool,
+    /// Frames that may wait for this session, over all its connections.
+    pub queue_depth: usize,
+    /// Seed of the keep-alive jitter.
+    pub seed: u64,
+}
+
+/// Which way a connection carries data, seen from this end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// We may send data and keep-alives.
+    pub send: bool,
+    /// The peer may.
+    pub receive: bool,
+}
+
+impl Way {
+    /// Both ways.
+    pub const BOTH: Way = Way { send: true, receive: true };
+}
+
+/// What became of a frame given to [`Link::push`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is in a record under construction. If it is the `first`, this connection must be flushed before
+    /// the turn ends.
+    Building {
+        /// Whose record.
+        key: ConnKey,
+        /// Nothing was under construction before.
+        first: bool,
+    },
+    /// It waits; it goes when a send in flight ends.
+    Waiting,
+    /// It was dropped.
+    Dropped(DropReason),
+}
+
+/// What [`Link::poll`] found due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Flush this connection.
+    Flush(ConnKey),
+    /// Close this connection.
+    Close(ConnKey, CloseReason),
+    /// The session had no sign of life for its timeout: end it.
+    Expired,
+}
+
+/// Frames and bytes carried so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Frames from the peer.
+    pub frames_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Frames put into records for the peer.
+    pub frames_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Frames for the peer that were dropped.
+    pub dropped_out: u64,
+}
+
+/// One session's end of the tunnel.
+pub struct Link<S = Fifo> {
+    conns: Vec<LinkConn<S>>,
+    settings: LinkSettings,
+    queued: usize,
+    /// When anything was last received on any connection.
+    heard: Tick,
+    random: u64,
+    carried: Carried,
+}
+
+struct LinkConn<S> {
+    key: ConnKey,
+    conn: Box<Conn>,
+    way: Way,
+    out: Outgoing,
+    queue: S,
+    in_flight: bool,
+    heard: Tick,
+    keep_alive_at: Tick,
+    /// Tells flows apart between connections; stays with the connection while others come and go.
+    salt: u32,
+}
+
+impl<S: Scheduler> Link<S> {
+    /// A session without connections, alive for its timeout from `now` on.
+    pub fn new(settings: LinkSettings, now: Tick) -> Self {
+        let random = settings.seed | 1;
+        Self { conns: Vec::new(), settings, queued: 0, heard: now, random, carried: Carried::default() }
+    }
+
+    /// Adds a connection. The first keep-alive is due at once (protocol note §5.3).
+    pub fn attach(&mut self, key: ConnKey, conn: Box<Conn>, way: Way, now: Tick) {
+        let high = step(&mut self.random) >> 32;
+        self.heard = now;
+        self.conns.push(LinkConn {
+            key,
+            conn,
+            way,
+            out: Outgoing::default(),
+            queue: S::default(),
+            in_flight: false,
+            heard: now,
+            keep_alive_at: now,
+            salt: u32::try_from(high).expect("32 bits are left"),
+        });
+    }
+
+    /// Removes a connection and gives it back; its waiting frames move to the connections that are left,
+    /// or stay lost with the last one.
+    pub fn detach(&mut self, key: ConnKey, now: Tick, pools: &mut Pools) -> Option<Box<Conn>> {
+        let at = self.conns.iter().position(|c| c.key == key)?;
+        let mut gone = self.conns.remove(at);
+        if let Some(buf) = gone.out.abandon() {
+            pools.sends.give(buf);
+        }
+        while let Some(cell) = gone.queue.pop(&mut pools.frames, now) {
+            let frame = pools.frames.frame(&cell);
+            let (band, hash) = (Band::of(frame), flow_hash(frame));
+            match self.choose(hash) {
+                Some(at) => self.conns[at].queue.push(&mut pools.frames, cell, band, now),
+                None => {
+                    pools.frames.release(cell);
+                    self.queued -= 1;
+                    self.carried.dropped_out += 1;
+                }
+            }
+        }
+        Some(gone.conn)
+    }
+
+    /// Takes ciphertext of connection `key`; calls `each` for every frame of 14 to 1600 bytes and
+    /// `dropped` for what is none. Returns the number of records. Ask [`Self::wants_flush`] afterwards.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn receive(
+        &mut self,
+        key: ConnKey,
+        bytes: &[u8],
+        now: Tick,
+        scratch: &mut Scratch,
+        sink: &mut impl FrameSink,
+    ) -> Result<u64, CloseReason> {
+        let Some(at) = self.conns.iter().position(|c| c.key == key) else { return Ok(0) };
+        let conn = &mut self.conns[at];
+        (conn.heard, self.heard) = (now, now);
+        let Scratch { arena, carries, codec, inflated } = scratch;
+        let mut taker = Taker { inflate: self.settings.compress.then_some((codec, inflated)), carried: &mut self.carried, sink };
+        conn.conn.receive(bytes, arena, carries, |block| taker.take(block))
+    }
+
+    /// The same for plaintext that was opened before the session began.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn receive_plain(
+        &mut self,
+        key: ConnKey,
+        plain: &[u8],
+        scratch: &mut Scratch,
+        sink: &mut impl FrameSink,
+    ) -> Result<(), CloseReason> {
+        let Some(conn) = self.conns.iter_mut().find(|c| c.key == key) else { return Ok(()) };
+        let Scratch { codec, inflated, .. } = scratch;
+        let mut taker = Taker { inflate: self.settings.compress.then_some((codec, inflated)), carried: &mut self.carried, sink };
+        conn.conn.receive_plain(plain, |block| taker.take(block))
+    }
+
+    /// Gives `frame` to the peer, as soon as its connection can take it.
+    pub fn push(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
+        let pushed = self.place(frame, now, pools);
+        if let Pushed::Dropped(_) = pushed {
+            self.carried.dropped_out += 1;
+        }
+        pushed
+    }
+
+    fn place(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
+        let chosen = if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(flow_hash(frame)) };
+        let Some(at) = chosen else { return Pushed::Dropped(DropReason::EgressNoConnection) };
+        let conn = &mut self.conns[at];
+        if !conn.in_flight && conn.queue.is_empty() {
+            let block = pools.deflater.block(frame, self.settings.compress);
+            let first = !conn.out.is_building();
+            if conn.out.append(&mut conn.conn.layer, block, now, &mut pools.sends) {
+                return Pushed::Building { key: conn.key, first };
+            }
+        }
+        if self.queued >= self.settings.queue_depth {
+            return Pushed::Dropped(DropReason::EgressQueueFull);
+        }
+        let Some(cell) = pools.frames.store(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
+        conn.queue.push(&mut pools.frames, cell, Band::of(frame), now);
+        self.queued += 1;
+        Pushed::Waiting
+    }
+
+    /// Seals what waits for connection `key` and returns it to be sent; nothing if a send is in flight.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn flush(&mut self, key: ConnKey, now: Tick, pools: &mut Pools) -> Result<Option<Flushed>, CloseReason> {
+        let Some(conn) = self.conns.iter_mut().find(|c| c.key == key) else { return Ok(None) };
+        if conn.in_flight {
+            return Ok(None);
+        }
+        let layer = &mut conn.conn.layer;
+        if layer.wants_control() {
+            conn.out.control(layer, &mut pools.sends)?;
+        }
+        while conn.queue.peek_len(&pools.frames, now).is_some() {
+            if !conn.out.has_room(layer) {
+                break;
+            }
+            let Some(cell) = conn.queue.pop(&mut pools.frames, now) else { break };
+            let frame = pools.frames.frame(&cell);
+            let block = pools.deflater.block(frame, self.settings.compress);
+            let fits = conn.out.append_backlog(layer, block, now, &mut pools.sends);
+            debug_assert!(fits, "has_room leaves place for any frame");
+            pools.frames.release(cell);
+            self.queued -= 1;
+        }
+        let sealed = conn.out.seal(layer)?;
+        let Some(sealed) = sealed else { return Ok(None) };
+        self.carried.frames_out += sealed.frames;
+        self.carried.bytes_out += sealed.bytes;
+        conn.in_flight = true;
+        conn.keep_alive_at = now + keep_alive_interval(self.settings.timeout, step(&mut self.random));
+        Ok(Some(sealed))
+    }
+
+    /// The send in flight of `key` ended. Returns whether there is more to flush.
+    pub fn sent(&mut self, key: ConnKey) -> bool {
+        let Some(conn) = self.conns.iter_mut().find(|c| c.key == key) else { return false };
+        conn.in_flight = false;
+        !conn.queue.is_empty() || conn.conn.layer.wants_control() || conn.out.is_building()
+    }
+
+    /// Whether something beside frames wants to be sent on `key` (a key update, an answer to one).
+    pub fn wants_flush(&self, key: ConnKey) -> bool {
+        self.conns.iter().any(|c| c.key == key && !c.in_flight && c.conn.layer.wants_control())
+    }
+
+    /// Does what is due and says when to come again.
+    pub fn poll(&mut self, now: Tick, pools: &mut Pools, due: &mut Vec<Due>) -> Tick {
+        let timeout = self.settings.timeout;
+        if now >= self.heard + timeout {
+            due.push(Due::Expired);
+            return now + timeout;
+        }
+        let mut next = self.heard + timeout;
+        for conn in &mut self.conns {
+            if conn.conn.layer.key_exhausted() {
+                due.push(Due::Close(conn.key, CloseReason::KeyLimit));
+                continue;
+            }
+            if conn.way.receive {
+                let dead_at = conn.heard + timeout;
+                if now >= dead_at {
+                    due.push(Due::Close(conn.key, CloseReason::Timeout));
+                    continue;
+                }
+                next = next.min(dead_at);
+            }
+            if conn.way.send {
+                if now >= conn.keep_alive_at {
+                    conn.keep_alive_at = now + keep_alive_interval(timeout, step(&mut self.random));
+                    // A send in flight shows the peer that we live.
+                    if !conn.in_flight && conn.out.keep_alive(&mut conn.conn.layer, self.random, &mut pools.sends) {
+                        due.push(Due::Flush(conn.key));
+                    }
+                }
+                next = next.min(conn.keep_alive_at);
+            }
+        }
+        next
+    }
+
+    /// Keys of the connections, oldest first.
+    pub fn keys(&self) -> impl Iterator<Item = ConnKey> + '_ {
+        self.conns.iter().map(|c| c.key)
+    }
+
+    /// Connections now.
+    pub fn conns(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Frames that wait for the peer.
+    pub fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Frames and bytes so far.
+    pub fn carried(&self) -> Carried {
+        self.carried
+    }
+
+    /// The TLS side of connection `key`.
+    pub fn conn(&self, key: ConnKey) -> Option<&Conn> {
+        self.conns.iter().find(|c| c.key == key).map(|c| &*c.conn)
+    }
+
+    /// Whether a send of `key` is in flight.
+    pub fn in_flight(&self, key: ConnKey) -> bool {
+        self.conns.iter().any(|c| c.key == key && c.in_flight)
+    }
+
+    /// The connection for a flow, by rendezvous hashing: a flow keeps its connection for as long as that
+    /// lives, so its frames stay in order, whatever other connections come and go.
+    fn choose(&self, hash: u32) -> Option<usize> {
+        let weight = |salt: u32| (hash ^ salt).wrapping_mul(0x9e37_79b1) ^ (hash ^ salt).rotate_left(15).wrapping_mul(0x85eb_ca6b);
+        let sending = self.conns.iter().enumerate().filter(|(_, c)| c.way.send);
+        sending.max_by_key(|(_, c)| weight(c.salt)).map(|(at, _)| at)
+    }
+}
+
+/// A buffer ready to be sent, and what is in it.
+#[derive(Debug)]
+pub struct Flushed {
+    /// Sealed records.
+    pub buf: SendBuf,
+    /// How many.
+    pub records: u64,
+    /// Frames in them.
+    pub frames: u64,
+    /// Bytes of those frames, as blocks: compressed if the session compresses.
+    pub bytes: u64,
+}
+
+/// Who takes the frames of [`Link::receive`].
+pub trait FrameSink {
+    /// A frame of 14 to 1600 bytes.
+    fn frame(&mut self, frame: &[u8]);
+
+    /// A block that is no frame.
+    fn dropped(&mut self, reason: DropReason);
+}
+
+/// Turns blocks into frames.
+struct Taker<'a, K> {
+    inflate: Option<(&'a mut Codec, &'a mut Box<[u8; FRAME_BYTES_MAX]>)>,
+    carried: &'a mut Carried,
+    sink: &'a mut K,
+}
+
+impl<K: FrameSink> Taker<'_, K> {
+    fn take(&mut self, block: Block<'_>) {
+        let Block::Data(bytes) = block else { return };
+        let frame = match &mut self.inflate {
+            None => Ok(bytes),
+            Some((codec, inflated)) => codec.inflate(bytes, inflated).map(|len| &inflated[..len]),
+        };
+        match frame.and_then(|frame| check_frame(frame).map(|()| frame)) {
+            Ok(frame) => {
+                self.carried.frames_in += 1;
+                self.carried.bytes_in += frame.len() as u64;
+                self.sink.frame(frame);
+            }
+            Err(reason) => self.sink.dropped(reason),
+        }
+    }
+}
+
+/// Whether `frame` has a length that the tunnel carries.
+///
+/// # Errors
+/// The reason to count it under.
+pub fn check_frame(frame: &[u8]) -> Result<(), DropReason> {
+    match frame.len() {
+        0..HEADER_BYTES => Err(DropReason::FrameTooShort),
+        HEADER_BYTES..=FRAME_BYTES_MAX => Ok(()),
+        _ => Err(DropReason::FrameTooLong),
+    }
+}
+
+/// Between a fifth and half of the timeout (protocol note §5.3).
+fn keep_alive_interval(timeout: Duration, random: u64) -> Duration {
+    let span = timeout / 2 - timeout / 5;
+    let part = u32::try_from(random >> 48).expect("16 bits are left");
+    timeout / 5 + span * part / 0x1_0000
+}
+
+/// xorshift64: jitter needs spread, not secrecy.
+fn step(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}

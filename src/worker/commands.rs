@@ -1,0 +1,137 @@
+//! What control threads ask a worker to do. Rare: may allocate.
+#![forbid(unsafe_code)]
+
+use super::Worker;
+use super::ingress::Ingress;
+use super::io::{ConnKey, StreamIo};
+use super::seeds::{Command, ConnSeed, ConnView, PortView, Report, SessionSeed};
+use super::slots::{ConnState, Phase, Port};
+use crate::ids::{PortId, SessionId};
+use crate::metrics::closes::CloseReason;
+use crate::tunnel::link::Link;
+
+/// Commands per turn, so that a wave of logins cannot hold up frames.
+const COMMANDS_PER_TURN: usize = 32;
+
+impl<Io: StreamIo> Worker<Io> {
+    pub(super) fn obey(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.inbox.try_recv() else { return };
+            match command {
+                Command::Open(session, conn) => self.open_session(*session, *conn),
+                Command::Attach(session, conn) => self.attach(session, *conn),
+                Command::End(session, reason) => {
+                    if let Some(id) = self.fabric.ports.of_session(session) {
+                        self.end_port(id, reason);
+                    }
+                }
+                Command::Configure(hubs) => self.fabric.configure(&hubs),
+                Command::Inspect(answer) => answer(self.inspect()),
+                Command::Stop => self.stop(),
+            }
+        }
+    }
+
+    fn open_session(&mut self, seed: SessionSeed, conn: ConnSeed<Io::Socket>) {
+        let session = seed.session;
+        let refused = if self.stopping { Some(CloseReason::ServerStopping) } else { None };
+        let opened = if refused.is_none() { self.open_port(seed) } else { None };
+        match opened {
+            Some(id) => self.add_conn(id, conn),
+            None => {
+                let reason = refused.unwrap_or(CloseReason::NoRoom);
+                self.fabric.counters.close(reason);
+                let at = self.now;
+                (self.reports)(Report::SessionEnded { session, reason, carried: Default::default(), at });
+            }
+        }
+    }
+
+    fn open_port(&mut self, seed: SessionSeed) -> Option<PortId> {
+        let id = self.fabric.ports.reserve()?;
+        let port = Port {
+            id,
+            hub: seed.hub,
+            session: seed.session,
+            member: seed.member,
+            link: Link::new(seed.link, self.now),
+            timer_at: self.now,
+        };
+        self.fabric.open_port(Box::new(port), seed.port).then_some(id)
+    }
+
+    fn attach(&mut self, session: SessionId, conn: ConnSeed<Io::Socket>) {
+        match self.fabric.ports.of_session(session) {
+            Some(id) => self.add_conn(id, conn),
+            None => self.refuse_conn(session, &conn, CloseReason::SessionEnded),
+        }
+    }
+
+    fn refuse_conn(&mut self, session: SessionId, conn: &ConnSeed<Io::Socket>, reason: CloseReason) {
+        self.fabric.counters.close(reason);
+        (self.reports)(Report::ConnClosed { session, conn: conn.id, reason, at: self.now });
+    }
+
+    /// Adds a connection to a port, with what it had already received.
+    fn add_conn(&mut self, id: PortId, seed: ConnSeed<Io::Socket>) {
+        let Some(session) = self.fabric.ports.get_mut(id).map(|port| port.session) else { return };
+        let state = ConnState { id: seed.id, peer: seed.peer, phase: Phase::Live(id) };
+        let Some(key) = self.conns.insert(state, self.settings.conns_max) else {
+            return self.refuse_conn(session, &seed, CloseReason::NoRoom);
+        };
+        let ConnSeed { socket, conn, way, plain, cipher, id: conn_id, .. } = seed;
+        if self.io.open(key, socket).is_err() {
+            self.conns.remove(key);
+            self.fabric.counters.close(CloseReason::NoRoom);
+            (self.reports)(Report::ConnClosed { session, conn: conn_id, reason: CloseReason::NoRoom, at: self.now });
+            return;
+        }
+        self.fabric.counters.conns.set(self.conns.len() as u64);
+        let Some(port) = self.fabric.ports.get_mut(id) else { return };
+        port.link.attach(key, conn, way, self.now);
+        self.receive_early(id, key, &plain, &cipher);
+        self.poll_port(id);
+    }
+
+    /// Takes what was received before the worker had the socket.
+    fn receive_early(&mut self, id: PortId, key: ConnKey, plain: &[u8], cipher: &[u8]) {
+        let Some(mut port) = self.fabric.ports.take(id) else { return };
+        let mut sink = Ingress { fabric: &mut self.fabric, port: id, hub: port.hub, now: self.now };
+        let received = port
+            .link
+            .receive_plain(key, plain, &mut self.scratch, &mut sink)
+            .and_then(|()| port.link.receive(key, cipher, self.now, &mut self.scratch, &mut sink));
+        self.fabric.ports.put_back(port);
+        if let Err(reason) = received {
+            self.close_conn(key, reason);
+        }
+    }
+
+    fn inspect(&self) -> Vec<PortView> {
+        let conn_view = |port: &Port, key: ConnKey| {
+            let state = self.conns.get(key)?;
+            let layer = &port.link.conn(key)?.layer;
+            let tls = format!("{} {}", layer.version(), layer.suite());
+            Some(ConnView { id: state.id, peer: state.peer, tls, key_updates: layer.key_updates() })
+        };
+        let view = |port: &Port| PortView {
+            session: port.session,
+            port: port.id,
+            macs: self.fabric.macs_of(port),
+            queued: port.link.queued(),
+            carried: port.link.carried(),
+            conns: port.link.keys().filter_map(|key| conn_view(port, key)).collect(),
+        };
+        self.fabric.ports.iter().map(view).collect()
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        let sessions: Vec<SessionId> = self.fabric.ports.iter().map(|port| port.session).collect();
+        for session in sessions {
+            if let Some(id) = self.fabric.ports.of_session(session) {
+                self.end_port(id, CloseReason::ServerStopping);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A frame leaves: on the worker that owns the egress port, the hub has its last word, then the frame is
+//! copied once, into the record under construction for the member (or into his queue).
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::exchange::Mailbox;
+use super::parcel::Parcel;
+use super::io::ConnKey;
+use super::slots::{Port, PortTable};
+use crate::hub::port::PortSettings;
+use crate::hub::{self, Egress, FrameMeta, HubShared, HubView};
+use crate::ids::{HubId, PortId};
+use crate::metrics::counters::Counters;
+use crate::metrics::drops::DropReason;
+use crate::tick::Tick;
+use crate::tunnel::link::{Pools, Pushed};
+use crate::tunnel::queue::CELL_BYTES;
+use crate::wire::ethernet::Frame;
+
+/// Everything a frame meets on one worker between two sockets.
+pub struct Fabric {
+    /// Which worker this is.
+    pub index: usize,
+    /// Ports that live here.
+    pub ports: PortTable,
+    /// Hubs, by [`HubId`].
+    pub seats: Vec<Seat>,
+    /// Storage for frames and records on their way out.
+    pub pools: Pools,
+    /// The way to other workers.
+    pub mailbox: Mailbox,
+    /// What this worker counts.
+    pub counters: Arc<Counters>,
+    /// Connections with a record under construction.
+    pub dirty: Vec<ConnKey>,
+    /// Ports of a flood, kept for its capacity.
+    fan: Vec<PortId>,
+}
+
+/// A worker's seat at a hub.
+pub struct Seat {
+    /// What all workers share.
+    pub shared: Arc<HubShared>,
+    /// What is this worker's alone.
+    pub view: HubView,
+}
+
+impl Fabric {
+    /// Without ports.
+    pub fn new(frames_max: usize, mailbox: Mailbox, hubs: &Arc<[Arc<HubShared>]>, counters: Arc<Counters>) -> Self {
+        let index = mailbox.index();
+        let worker = u8::try_from(index).expect("fewer than 64 workers");
+        let mut fabric = Self {
+            index,
+            ports: PortTable::new(worker),
+            seats: Vec::new(),
+            pools: Pools::new(frames_max),
+            mailbox,
+            counters,
+            dirty: Vec::new(),
+            fan: Vec::new(),
+        };
+        fabric.configure(hubs);
+        fabric
+    }
+
+    /// Takes a seat at every hub that is new.
+    pub fn configure(&mut self, hubs: &Arc<[Arc<HubShared>]>) {
+        for shared in hubs.iter().skip(self.seats.len()) {
+            self.seats.push(Seat { shared: Arc::clone(shared), view: HubView::new(shared, self.index) });
+        }
+    }
+
+    /// Puts `port` on its hub. `false` if there is no such hub or it has no room.
+    pub fn open_port(&mut self, port: Box<Port>, settings: PortSettings) -> bool {
+        let Some(seat) = self.seats.get_mut(usize::from(port.hub.0)) else { return false };
+        seat.shared.open_port(port.id, settings);
+        seat.view.add_port(port.id);
+        self.ports.insert(port);
+        self.counters.ports.set(self.ports.len() as u64);
+        true
+    }
+
+    /// Takes a port off its hub; its name is never valid again.
+    pub fn close_port(&mut self, id: PortId) -> Option<Box<Port>> {
+        let port = self.ports.take(id)?;
+        if let Some(seat) = self.seats.get_mut(usize::from(port.hub.0)) {
+            seat.view.remove_port(id);
+            seat.shared.close_port(id);
+        }
+        self.ports.remove(&port);
+        self.counters.ports.set(self.ports.len() as u64);
+        Some(port)
+    }
+
+    /// Source addresses learned behind `port`.
+    pub fn macs_of(&self, port: &Port) -> u32 {
+        self.seats.get(usize::from(port.hub.0)).map_or(0, |seat| seat.shared.macs_of(port.id))
+    }
+
+    /// Gives `frame` to the member behind `to`, a port of this worker.
+    #[inline]
+    pub fn deliver(&mut self, hub: HubId, to: PortId, meta: FrameMeta, frame: Frame<'_>, now: Tick) {
+        let Some(seat) = self.seats.get_mut(usize::from(hub.0)) else { return };
+        let Some(port) = self.ports.get_mut(to) else { return self.counters.drop_frame(DropReason::EgressPortGone) };
+        let mut edited;
+        let bytes = match hub::egress(&seat.shared, &mut seat.view, to, meta, frame) {
+            Egress::Pass => frame.bytes(),
+            Egress::Rewrite(edit) => {
+                edited = [0; CELL_BYTES];
+                let len = edit.apply(frame, &mut edited);
+                &edited[..len]
+            }
+            Egress::Drop(reason) => return self.counters.drop_frame(reason),
+        };
+        match port.link.push(bytes, now, &mut self.pools) {
+            Pushed::Building { key, first } => {
+                if first {
+                    self.dirty.push(key);
+                }
+            }
+            Pushed::Waiting => self.counters.queued.add(1),
+            Pushed::Dropped(reason) => self.counters.drop_frame(reason),
+        }
+    }
+
+    /// Gives `frame` to every member of `hub` on this worker but the one it came from.
+    pub fn fan_out(&mut self, hub: HubId, meta: FrameMeta, frame: Frame<'_>, now: Tick) {
+        let Some(seat) = self.seats.get(usize::from(hub.0)) else { return };
+        let mut fan = std::mem::take(&mut self.fan);
+        fan.extend(seat.view.own_ports().filter(|port| *port != meta.ingress()));
+        for to in fan.drain(..) {
+            self.deliver(hub, to, meta, frame, now);
+        }
+        self.fan = fan;
+    }
+
+    /// Takes the frames that other workers have handed over.
+    pub fn exchange(&mut self, now: Tick) {
+        let mut mailbox = std::mem::take(&mut self.mailbox);
+        mailbox.receive(|header, bytes| {
+            let (Some(parcel), Some(frame)) = (Parcel::from_words(header), Frame::new_checked(bytes)) else { return };
+            match parcel.to {
+                Some(to) => self.deliver(parcel.hub, to, parcel.meta, frame, now),
+                None => self.fan_out(parcel.hub, parcel.meta, frame, now),
+            }
+        });
+        self.mailbox = mailbox;
+    }
+
+    /// Ages a part of each FDB.
+    pub fn housekeeping(&mut self, now: Tick) {
+        for seat in &mut self.seats {
+            hub::age(&seat.shared, &mut seat.view, now);
+        }
+    }
+}

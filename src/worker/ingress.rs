@@ -1,0 +1,70 @@
+//! A frame enters the hub: policy, learning and lookup decide, the fabric carries it on.
+#![forbid(unsafe_code)]
+
+use super::egress::Fabric;
+use super::parcel::Parcel;
+use crate::hub::{self, Verdict};
+use crate::ids::{HubId, PortId};
+use crate::metrics::drops::DropReason;
+use crate::tick::Tick;
+use crate::tunnel::link::FrameSink;
+use crate::wire::ethernet::Frame;
+
+/// Takes the frames of one member, in the step in which his bytes are read.
+pub struct Ingress<'a> {
+    /// Everything a frame meets on this worker.
+    pub fabric: &'a mut Fabric,
+    /// Where the frames enter.
+    pub port: PortId,
+    /// The hub of that port.
+    pub hub: HubId,
+    /// Time of this turn.
+    pub now: Tick,
+}
+
+impl FrameSink for Ingress<'_> {
+    #[inline]
+    fn frame(&mut self, frame: &[u8]) {
+        self.fabric.switch(self.hub, self.port, frame, self.now);
+    }
+
+    fn dropped(&mut self, reason: DropReason) {
+        self.fabric.counters.drop_frame(reason);
+    }
+}
+
+impl Fabric {
+    /// Decides where `bytes`, a frame that entered by `port`, leaves, and takes it there.
+    pub fn switch(&mut self, hub: HubId, port: PortId, bytes: &[u8], now: Tick) {
+        self.counters.frames_in.add(1);
+        self.counters.bytes_in.add(bytes.len() as u64);
+        let Some(frame) = Frame::new_checked(bytes) else {
+            return self.counters.drop_frame(DropReason::FrameTooShort);
+        };
+        let Some(seat) = self.seats.get_mut(usize::from(hub.0)) else { return };
+        let (verdict, meta) = hub::ingress(&seat.shared, &mut seat.view, port, frame, now);
+        match verdict {
+            Verdict::Unicast(to) if to.worker() == self.index => self.deliver(hub, to, meta, frame, now),
+            Verdict::Unicast(to) => self.hand_over(to.worker(), hub, Some(to), meta, bytes),
+            Verdict::Flood => {
+                self.counters.floods.add(1);
+                for worker in 0..self.mailbox.workers() {
+                    if worker != self.index && self.seats[usize::from(hub.0)].shared.ports_on(worker) > 0 {
+                        self.hand_over(worker, hub, None, meta, bytes);
+                    }
+                }
+                self.fan_out(hub, meta, frame, now);
+            }
+            Verdict::Drop(reason) => self.counters.drop_frame(reason),
+        }
+    }
+
+    fn hand_over(&mut self, worker: usize, hub: HubId, to: Option<PortId>, meta: hub::FrameMeta, bytes: &[u8]) {
+        let header = Parcel { hub, to, meta }.to_words();
+        if self.mailbox.push(worker, header, bytes) {
+            self.counters.handed_over.add(1);
+        } else {
+            self.counters.drop_frame(DropReason::MailboxFull);
+        }
+    }
+}

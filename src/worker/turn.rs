@@ -1,0 +1,187 @@
+//! One turn of a worker's loop.
+//!
+//! 1. wait: hand the sends of the last turn to the kernel and sleep until something happens  (one system call)
+//! 2. reap: bytes received → records opened → frames switched; sends that ended → more of the backlog
+//! 3. exchange: frames from other workers
+//! 4. commands from control threads
+//! 5. timers: keep-alives, timeouts, ageing
+//! 6. flush: seal every record under construction, queue it for sending
+//!
+//! The clock is read once, after the wait. A turn never waits for a member: what cannot be sent is queued,
+//! and dropped for that member alone when his queue is full.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::Worker;
+use super::ingress::Ingress;
+use super::io::{Completion, ConnKey, RecvBuf, StreamIo, Wait};
+use super::slots::Phase;
+use super::timers::Timer;
+use crate::ids::PortId;
+use crate::metrics::closes::CloseReason;
+use crate::tick::Tick;
+use crate::tunnel::buffer::SendBuf;
+use crate::tunnel::link::Due;
+
+/// Distance of two housekeeping runs. A run ages a part of the FDB, so this also sets how long one sweep takes.
+pub const HOUSEKEEPING: Duration = Duration::from_millis(500);
+
+impl<Io: StreamIo> Worker<Io> {
+    /// One turn. Waits `longest` at most.
+    ///
+    /// # Errors
+    /// If the back end failed; the worker cannot go on then.
+    pub fn turn(&mut self, longest: Wait, clock: impl FnOnce() -> Tick) -> io::Result<()> {
+        let wait = if self.fabric.mailbox.doze() { self.until_next_timer(longest) } else { Wait::Poll };
+        let waited = self.io.turn(wait);
+        self.fabric.mailbox.awake();
+        waited?;
+        self.now = clock();
+        self.fabric.counters.turns.add(1);
+        self.reap();
+        self.fabric.exchange(self.now);
+        self.obey();
+        self.expire();
+        self.flush();
+        Ok(())
+    }
+
+    fn until_next_timer(&self, longest: Wait) -> Wait {
+        if !self.inbox.is_empty() || longest == Wait::Poll {
+            return Wait::Poll;
+        }
+        let Some(next) = self.timers.next() else { return longest };
+        let left = next.since(self.now);
+        match longest {
+            Wait::For(longest) if longest < left => Wait::For(longest),
+            _ if left.is_zero() => Wait::Poll,
+            _ => Wait::For(left),
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some(completion) = self.io.next() {
+            match completion {
+                Completion::Received { key, buf } => {
+                    self.received(key, &buf);
+                    self.io.recycle(buf);
+                }
+                Completion::Sent { key, buf, result } => self.sent(key, buf, result),
+                Completion::Eof { key } => self.ended(key, CloseReason::PeerEof),
+                Completion::RecvFailed { key, .. } => self.ended(key, CloseReason::SocketFailed),
+                Completion::Closed { key } => {
+                    self.conns.remove(key);
+                    self.fabric.counters.conns.set(self.conns.len() as u64);
+                }
+                Completion::Woken => {}
+            }
+        }
+    }
+
+    /// Bytes from a member: the step in which frames enter the hub. A panic in it costs this session alone.
+    fn received(&mut self, key: ConnKey, buf: &RecvBuf) {
+        let Some(id) = self.conns.live_port(key) else { return };
+        let Some(mut port) = self.fabric.ports.take(id) else { return };
+        let Self { io, scratch, fabric, now, .. } = self;
+        let step = catch_unwind(AssertUnwindSafe(|| {
+            let mut sink = Ingress { fabric, port: id, hub: port.hub, now: *now };
+            port.link.receive(key, io.bytes(buf), *now, scratch, &mut sink)
+        }));
+        let answer = port.link.wants_flush(key);
+        self.fabric.ports.put_back(port);
+        match step {
+            Ok(Ok(records)) => {
+                self.fabric.counters.records_in.add(records);
+                if answer {
+                    self.fabric.dirty.push(key);
+                }
+            }
+            Ok(Err(reason)) => self.close_conn(key, reason),
+            Err(_) => self.abort_port(id, CloseReason::Panicked),
+        }
+    }
+
+    fn sent(&mut self, key: ConnKey, buf: SendBuf, result: Result<(), io::ErrorKind>) {
+        self.fabric.pools.sends.give(buf);
+        let Some(id) = self.conns.live_port(key) else { return self.closing_sent(key, result.is_ok()) };
+        let Some(port) = self.fabric.ports.get_mut(id) else { return };
+        let more = port.link.sent(key);
+        match result {
+            Ok(()) if more => self.flush_conn(key),
+            Ok(()) => {}
+            Err(_) => self.close_conn(key, CloseReason::SocketFailed),
+        }
+    }
+
+    fn ended(&mut self, key: ConnKey, reason: CloseReason) {
+        match self.conns.get_mut(key).map(|state| &mut state.phase) {
+            Some(Phase::Live(_)) => self.close_conn(key, reason),
+            Some(Phase::Closing(_)) => self.closing_ended(key, reason),
+            Some(Phase::Gone) | None => {}
+        }
+    }
+
+    fn expire(&mut self) {
+        let mut expired = std::mem::take(&mut self.expired);
+        self.timers.expire(self.now, &mut expired);
+        for (at, timer) in expired.drain(..) {
+            match timer {
+                Timer::Port(id) => {
+                    if self.fabric.ports.get_mut(id).is_some_and(|port| port.timer_at == at) {
+                        self.poll_port(id);
+                    }
+                }
+                Timer::Closing { key, stamp } => self.closing_expired(key, stamp),
+                Timer::Housekeeping => {
+                    self.fabric.housekeeping(self.now);
+                    self.timers.set(self.now + HOUSEKEEPING, Timer::Housekeeping);
+                }
+            }
+        }
+        self.expired = expired;
+    }
+
+    /// Does what is due for a port and sets its next timer.
+    pub(super) fn poll_port(&mut self, id: PortId) {
+        let mut due = std::mem::take(&mut self.due);
+        if let Some(port) = self.fabric.ports.get_mut(id) {
+            let next = port.link.poll(self.now, &mut self.fabric.pools, &mut due);
+            port.timer_at = next;
+            self.timers.set(next, Timer::Port(id));
+        }
+        for what in due.drain(..) {
+            match what {
+                Due::Flush(key) => self.fabric.dirty.push(key),
+                Due::Close(key, reason) => self.close_conn(key, reason),
+                Due::Expired => self.end_port(id, CloseReason::SessionExpired),
+            }
+        }
+        self.due = due;
+    }
+
+    /// Seals and sends what the turn has built; then rings the workers that got frames.
+    fn flush(&mut self) {
+        while let Some(key) = self.fabric.dirty.pop() {
+            self.flush_conn(key);
+        }
+        self.fabric.mailbox.flush();
+    }
+
+    fn flush_conn(&mut self, key: ConnKey) {
+        let Some(port) = self.conns.live_port(key).and_then(|id| self.fabric.ports.get_mut(id)) else { return };
+        match port.link.flush(key, self.now, &mut self.fabric.pools) {
+            Ok(Some(flushed)) => {
+                let counters = &self.fabric.counters;
+                counters.records_out.add(flushed.records);
+                counters.frames_out.add(flushed.frames);
+                counters.bytes_out.add(flushed.bytes);
+                self.io.send(key, flushed.buf);
+            }
+            Ok(None) => {}
+            Err(reason) => self.close_conn(key, reason),
+        }
+    }
+}
