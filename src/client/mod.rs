@@ -1,0 +1,4 @@
+//! The member's side: reaching a hub and logging in.
+#![forbid(unsafe_code)]
+
+pub mod dial;
