@@ -1,1 +1,19 @@
-//! (module text)
+//! TLS without sockets: handshakes by rustls, records by our own layer.
+//!
+//! A [`handshake::Handshake`] ends in a [`layer::RecordLayer`], a plain value that seals and opens
+//! every record from then on: the same code for server, client and load generator, for the login
+//! and for the data plane. Stages of a received record: [`record`] finds where it ends, [`layer`]
+//! opens it, which also reads the few handshake messages that may still come.
+#![forbid(unsafe_code)]
+
+pub mod aead;
+pub mod config;
+pub mod handshake;
+pub mod keys;
+pub mod layer;
+mod post;
+pub mod record;
+mod saved;
+
+#[cfg(test)]
+mod interop_tests;
