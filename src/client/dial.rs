@@ -105,9 +105,8 @@ fn converse<W>(
                     return Err(DialError::Protocol("an answer to another question".into()));
                 };
                 let Wire { socket, tls } = wire;
-                let Parts { layer, plain, cipher } = tls.into_parts();
-                let plain = [login.into_leftover(), plain].concat();
-                return Ok(Dialled { socket, layer, granted, plain, cipher });
+                let Parts { layer, cipher } = tls.into_parts();
+                return Ok(Dialled { socket, layer, granted, plain: login.into_leftover(), cipher });
             }
         }
     }

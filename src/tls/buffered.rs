@@ -14,7 +14,6 @@ const PLAIN_BYTES_MAX: usize = 16_384;
 /// Records in both directions, as bytes to send and bytes received.
 pub struct Buffered {
     layer: RecordLayer,
-    early: Vec<u8>,
     cipher: Vec<u8>,
 }
 
@@ -22,8 +21,6 @@ pub struct Buffered {
 pub struct Parts {
     /// Keys.
     pub layer: RecordLayer,
-    /// Plaintext that was opened but not asked for.
-    pub plain: Vec<u8>,
     /// Ciphertext that was received but not opened.
     pub cipher: Vec<u8>,
 }
@@ -31,7 +28,7 @@ pub struct Parts {
 impl Buffered {
     /// Goes on where the handshake ended.
     pub fn new(done: Established) -> Self {
-        Self { layer: done.layer, early: done.early, cipher: done.leftover }
+        Self { layer: done.layer, cipher: done.leftover }
     }
 
     /// Takes bytes from the socket.
@@ -44,9 +41,6 @@ impl Buffered {
     /// # Errors
     /// The connection must be closed; [`CloseReason::PeerCloseNotify`] if the peer did.
     pub fn next_plain(&mut self) -> Result<Option<Vec<u8>>, CloseReason> {
-        if !self.early.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.early)));
-        }
         let mut plain = vec![0; RECORD_BYTES_MAX];
         loop {
             let Some(len) = record_len(&self.cipher)?.filter(|len| *len <= self.cipher.len()) else { return Ok(None) };
@@ -100,6 +94,6 @@ impl Buffered {
 
     /// Takes it apart.
     pub fn into_parts(self) -> Parts {
-        Parts { layer: self.layer, plain: self.early, cipher: self.cipher }
+        Parts { layer: self.layer, cipher: self.cipher }
     }
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aead;
+pub mod buffered;
 pub mod config;
 pub mod handshake;
 pub mod keys;

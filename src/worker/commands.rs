@@ -16,7 +16,7 @@ const COMMANDS_PER_TURN: usize = 32;
 impl<Io: StreamIo> Worker<Io> {
     pub(super) fn obey(&mut self) {
         for _ in 0..COMMANDS_PER_TURN {
-            let Ok(command) = self.inbox.try_recv() else { return };
+            let Ok(command) = self.commands.try_recv() else { return };
             match command {
                 Command::Open(session, conn) => self.open_session(*session, *conn),
                 Command::Attach(session, conn) => self.attach(session, *conn),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::exchange::Mailbox;
+use super::exchange::{Header, Outbox};
 use super::parcel::Parcel;
 use super::io::ConnKey;
 use super::slots::{Port, PortTable};
@@ -29,7 +29,7 @@ pub struct Fabric {
     /// Storage for frames and records on their way out.
     pub pools: Pools,
     /// The way to other workers.
-    pub mailbox: Mailbox,
+    pub outbox: Outbox,
     /// What this worker counts.
     pub counters: Arc<Counters>,
     /// Connections with a record under construction.
@@ -48,15 +48,20 @@ pub struct Seat {
 
 impl Fabric {
     /// Without ports.
-    pub fn new(frames_max: usize, mailbox: Mailbox, hubs: &Arc<[Arc<HubShared>]>, counters: Arc<Counters>) -> Self {
-        let index = mailbox.index();
+    pub fn new(
+        index: usize,
+        frames_max: usize,
+        outbox: Outbox,
+        hubs: &Arc<[Arc<HubShared>]>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let worker = u8::try_from(index).expect("fewer than 64 workers");
         let mut fabric = Self {
             index,
             ports: PortTable::new(worker),
             seats: Vec::new(),
             pools: Pools::new(frames_max),
-            mailbox,
+            outbox,
             counters,
             dirty: Vec::new(),
             fan: Vec::new(),
@@ -136,17 +141,15 @@ impl Fabric {
         self.fan = fan;
     }
 
-    /// Takes the frames that other workers have handed over.
-    pub fn exchange(&mut self, now: Tick) {
-        let mut mailbox = std::mem::take(&mut self.mailbox);
-        mailbox.receive(|header, bytes| {
-            let (Some(parcel), Some(frame)) = (Parcel::from_words(header), Frame::new_checked(bytes)) else { return };
-            match parcel.to {
-                Some(to) => self.deliver(parcel.hub, to, parcel.meta, frame, now),
-                None => self.fan_out(parcel.hub, parcel.meta, frame, now),
-            }
-        });
-        self.mailbox = mailbox;
+    /// Takes a frame that another worker has handed over.
+    #[inline]
+    pub fn take_in(&mut self, header: &Header, bytes: &[u8], now: Tick) {
+        let Some(frame) = Frame::new_checked(bytes) else { return };
+        let parcel = Parcel::from_words(*header);
+        match parcel.to {
+            Some(to) => self.deliver(parcel.hub, to, parcel.meta, frame, now),
+            None => self.fan_out(parcel.hub, parcel.meta, frame, now),
+        }
     }
 
     /// Ages a part of each FDB.

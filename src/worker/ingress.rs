@@ -48,7 +48,7 @@ impl Fabric {
             Verdict::Unicast(to) => self.hand_over(to.worker(), hub, Some(to), meta, bytes),
             Verdict::Flood => {
                 self.counters.floods.add(1);
-                for worker in 0..self.mailbox.workers() {
+                for worker in 0..self.outbox.workers() {
                     if worker != self.index && self.seats[usize::from(hub.0)].shared.ports_on(worker) > 0 {
                         self.hand_over(worker, hub, None, meta, bytes);
                     }
@@ -61,7 +61,7 @@ impl Fabric {
 
     fn hand_over(&mut self, worker: usize, hub: HubId, to: Option<PortId>, meta: hub::FrameMeta, bytes: &[u8]) {
         let header = Parcel { hub, to, meta }.to_words();
-        if self.mailbox.push(worker, header, bytes) {
+        if self.outbox.push(worker, &header, bytes) {
             self.counters.handed_over.add(1);
         } else {
             self.counters.drop_frame(DropReason::MailboxFull);

@@ -11,6 +11,7 @@ use crossbeam::channel::Receiver;
 
 use crate::hub::HubShared;
 use crate::metrics::counters::Counters;
+use crate::sys::waker::Waker;
 use crate::tick::Tick;
 use crate::tunnel::link::{Due, Scratch};
 
@@ -29,7 +30,7 @@ pub mod timers;
 pub mod turn;
 
 use egress::Fabric;
-use exchange::Mailbox;
+use exchange::{Inbox, Mailbox};
 use io::StreamIo;
 use seeds::{Command, Report};
 use slots::ConnTable;
@@ -47,12 +48,33 @@ pub struct WorkerSettings {
 /// Where reports go. Called for logins and ends, never per frame.
 pub type ReportSink = Box<dyn Fn(Report) + Send>;
 
+/// What ties a worker to the rest of the process.
+pub struct Ties<Socket> {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Its ends of the mesh.
+    pub mailbox: Mailbox,
+    /// How to wake each worker, by number; empty if they are turned by hand, as in tests.
+    pub wakers: Arc<[Waker]>,
+    /// Hubs, by [`crate::ids::HubId`].
+    pub hubs: Arc<[Arc<HubShared>]>,
+    /// From control threads.
+    pub commands: Receiver<Command<Socket>>,
+    /// To control threads.
+    pub reports: ReportSink,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+}
+
 /// One worker.
 pub struct Worker<Io: StreamIo> {
     io: Io,
     settings: WorkerSettings,
-    inbox: Receiver<Command<Io::Socket>>,
+    commands: Receiver<Command<Io::Socket>>,
     reports: ReportSink,
+    mail: Inbox,
+    /// How to wake the other workers.
+    wakers: Arc<[Waker]>,
     conns: ConnTable,
     scratch: Scratch,
     fabric: Fabric,
@@ -68,24 +90,19 @@ pub struct Worker<Io: StreamIo> {
 
 impl<Io: StreamIo> Worker<Io> {
     /// A worker without ports.
-    pub fn new(
-        io: Io,
-        settings: WorkerSettings,
-        mailbox: Mailbox,
-        hubs: &Arc<[Arc<HubShared>]>,
-        inbox: Receiver<Command<Io::Socket>>,
-        reports: ReportSink,
-        counters: Arc<Counters>,
-        now: Tick,
-    ) -> Self {
+    pub fn new(io: Io, settings: WorkerSettings, ties: Ties<Io::Socket>, now: Tick) -> Self {
+        let Ties { index, mailbox, wakers, hubs, commands, reports, counters } = ties;
         let mut timers = Timers::new(now);
         timers.set(now + turn::HOUSEKEEPING, Timer::Housekeeping);
-        let fabric = Fabric::new(settings.frames_max, mailbox, hubs, counters);
+        let Mailbox { outbox, inbox: mail } = mailbox;
+        let fabric = Fabric::new(index, settings.frames_max, outbox, &hubs, counters);
         Self {
             io,
             settings,
-            inbox,
+            commands,
             reports,
+            mail,
+            wakers,
             conns: ConnTable::default(),
             scratch: Scratch::default(),
             fabric,
@@ -101,6 +118,11 @@ impl<Io: StreamIo> Worker<Io> {
     /// What this worker counts.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.fabric.counters
+    }
+
+    /// Time of the last turn.
+    pub fn now(&self) -> Tick {
+        self.now
     }
 
     /// Whether [`Command::Stop`] came and everything is closed.

@@ -29,20 +29,25 @@ use crate::tunnel::link::Due;
 /// Distance of two housekeeping runs. A run ages a part of the FDB, so this also sets how long one sweep takes.
 pub const HOUSEKEEPING: Duration = Duration::from_millis(500);
 
+/// Frames taken from other workers in a turn: about what a turn takes from its own sockets.
+const PARCELS_PER_TURN: usize = 4096;
+
 impl<Io: StreamIo> Worker<Io> {
     /// One turn. Waits `longest` at most.
     ///
     /// # Errors
     /// If the back end failed; the worker cannot go on then.
     pub fn turn(&mut self, longest: Wait, clock: impl FnOnce() -> Tick) -> io::Result<()> {
-        let wait = if self.fabric.mailbox.doze() { self.until_next_timer(longest) } else { Wait::Poll };
-        let waited = self.io.turn(wait);
-        self.fabric.mailbox.awake();
-        waited?;
+        let wait = match self.until_next_timer(longest) {
+            Wait::Poll => Wait::Poll,
+            wait if self.mail.fall_asleep() => wait,
+            _ => Wait::Poll,
+        };
+        self.io.turn(wait)?;
         self.now = clock();
         self.fabric.counters.turns.add(1);
         self.reap();
-        self.fabric.exchange(self.now);
+        self.exchange();
         self.obey();
         self.expire();
         self.flush();
@@ -50,7 +55,7 @@ impl<Io: StreamIo> Worker<Io> {
     }
 
     fn until_next_timer(&self, longest: Wait) -> Wait {
-        if !self.inbox.is_empty() || longest == Wait::Poll {
+        if !self.commands.is_empty() || longest == Wait::Poll {
             return Wait::Poll;
         }
         let Some(next) = self.timers.next() else { return longest };
@@ -124,6 +129,14 @@ impl<Io: StreamIo> Worker<Io> {
         }
     }
 
+    /// Frames from other workers, a bounded number, so that they cannot hold up our own members.
+    fn exchange(&mut self) {
+        for _ in 0..PARCELS_PER_TURN {
+            let Some(message) = self.mail.receive() else { return };
+            self.fabric.take_in(message.header(), message.frame(), self.now);
+        }
+    }
+
     fn expire(&mut self) {
         let mut expired = std::mem::take(&mut self.expired);
         self.timers.expire(self.now, &mut expired);
@@ -167,7 +180,12 @@ impl<Io: StreamIo> Worker<Io> {
         while let Some(key) = self.fabric.dirty.pop() {
             self.flush_conn(key);
         }
-        self.fabric.mailbox.flush();
+        let wakers = &self.wakers;
+        self.fabric.outbox.flush(|worker| {
+            if let Some(waker) = wakers.get(worker) {
+                waker.wake();
+            }
+        });
     }
 
     fn flush_conn(&mut self, key: ConnKey) {
