@@ -1,0 +1,414 @@
+//! A member's connection from TCP to the worker: TLS, HTTP, login, welcome, hand-over.
+//!
+//! 1. TLS handshake, within its deadline
+//! 2. HTTP front and login message, parsed by the pure machine in `tunnel::login`
+//! 3. who: hub, authenticator, policies, limits
+//! 4. the same member's older session is taken over
+//! 5. welcome, then the socket goes to a worker
+//!
+//! A refusal is answered with the protocol's code, and the connection is closed properly.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::auth::{Attempt, AuthError, Authenticator, Presented};
+use super::log::EventSender;
+use super::sessions::{ClientId, JoinError, Joined, NewSession, Session, SessionKey, Sessions};
+use super::state::secrets;
+use super::stream::{MemberStream, StreamError};
+use super::workers::{WorkerHandle, place};
+use crate::config::{Config, Hub, SameMember};
+use crate::event::{Event, Refusal, Stamp, What};
+use crate::hub::policy::Policy;
+use crate::ids::{ConnId, HubId};
+use crate::metrics::closes::CloseReason;
+use crate::sys::clock::{monotonic, wall_ns};
+use crate::sys::socket::prepare_member_socket;
+use crate::tls::aead::AeadBackend;
+use crate::tls::buffered::Parts;
+use crate::tunnel::conn::Conn;
+use crate::tunnel::error_code::ErrorCode;
+use crate::tunnel::link::{LinkSettings, Way};
+use crate::tunnel::login::negotiate::{Limits, Negotiated, negotiate};
+use crate::tunnel::login::server::{AdditionalRequest, Credentials, LoginRequest, Next, ServerLogin, Welcome};
+use crate::tunnel::login::{Direction, Hello};
+use crate::worker::seeds::{Command, ConnSeed, SessionSeed};
+
+/// What every connection needs on its way in.
+pub struct Front {
+    /// What the operator decided.
+    pub config: Arc<Config>,
+    /// How rustls shakes hands.
+    pub tls: Arc<ServerConfig>,
+    /// Which AEAD the record layers use.
+    pub aead: AeadBackend,
+    /// Who may log in.
+    pub authenticator: Box<dyn Authenticator>,
+    /// Who is there.
+    pub sessions: Arc<Sessions>,
+    /// Where frames are carried.
+    pub workers: Arc<[WorkerHandle]>,
+    /// What happened.
+    pub events: EventSender,
+}
+
+/// A login that was granted.
+struct Granted {
+    session: Session,
+    conn: ConnId,
+    key: SessionKey,
+    terms: Negotiated,
+    policy: Policy,
+    bridge: bool,
+}
+
+/// Why a login is refused: what the client is told, what the log says.
+type No = (ErrorCode, Refusal);
+
+impl Front {
+    /// Serves one accepted connection until a worker has it or it is closed.
+    pub async fn serve(&self, tcp: TcpStream, peer: SocketAddr) {
+        // Small messages go back and forth; the worker's settings replace this one.
+        if tcp.set_nodelay(true).is_err() {
+            return;
+        }
+        let server = &self.config.server;
+        let handshake = MemberStream::accept(tcp, &self.tls, self.aead);
+        let mut stream = match timeout(server.handshake_timeout, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS connection"),
+            Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+        };
+        if let Some(records) = server.rekey_after_records {
+            stream.set_rekey_after(records);
+        }
+        match timeout(server.login_timeout, self.converse(&mut stream, peer)).await {
+            Ok(Ok(Some(entry))) => self.hand_over(stream, peer, entry),
+            Ok(Ok(None)) => stream.close().await,
+            Ok(Err(StreamError::Socket(error))) => tracing::debug!(%peer, %error, "connection ended before its login"),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "connection closed before its login");
+                stream.close().await;
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "login took too long");
+                stream.close().await;
+            }
+        }
+    }
+
+    /// HTTP and login; `None` once the connection is to be closed.
+    async fn converse(&self, stream: &mut MemberStream, peer: SocketAddr) -> Result<Option<Entry>, StreamError> {
+        let mut challenge = [0; 20];
+        secrets::random(&mut challenge);
+        let mut login = ServerLogin::new(hello(), challenge);
+        loop {
+            match login.next() {
+                Next::NeedBytes => {
+                    let plain = stream.receive().await?;
+                    login.receive(&plain);
+                }
+                Next::Write(bytes) => stream.send(&bytes).await?,
+                Next::WriteAndClose(bytes) => {
+                    stream.send(&bytes).await?;
+                    return Ok(None);
+                }
+                Next::Login(request) => return self.log_in(stream, login, *request, peer).await,
+                Next::Additional(request) => return self.join(stream, login, &request, peer).await,
+                Next::EnumHubs => {
+                    let names: Vec<&str> = self.config.hubs.iter().map(|hub| hub.name.as_str()).collect();
+                    let answer = login.hubs(&names);
+                    stream.send(&answer).await?;
+                }
+            }
+        }
+    }
+
+    async fn log_in(
+        &self,
+        stream: &mut MemberStream,
+        mut login: ServerLogin,
+        request: LoginRequest,
+        peer: SocketAddr,
+    ) -> Result<Option<Entry>, StreamError> {
+        let granted = match self.decide(&request, peer).await {
+            Ok(granted) => granted,
+            Err((code, reason)) => {
+                self.tell(What::LoginRefused {
+                    peer,
+                    hub: request.hub.as_str().into(),
+                    user: request.user.as_str().into(),
+                    reason,
+                });
+                let answer = login.refuse(code);
+                stream.send(&answer).await?;
+                return Ok(None);
+            }
+        };
+        let answer = login.accept(&welcome(&granted));
+        if let Err(error) = stream.send(&answer).await {
+            self.sessions.end(granted.session.id);
+            return Err(error);
+        }
+        let seed = SessionSeed {
+            session: granted.session.id,
+            member: granted.session.member,
+            hub: granted.session.hub,
+            port: granted.policy.compile(granted.bridge),
+            link: LinkSettings {
+                timeout: Duration::from_millis(u64::from(granted.terms.timeout_ms)),
+                compress: granted.terms.compress,
+                queue_depth: QUEUE_FRAMES,
+                seed: u64::from_be_bytes(*granted.key.first_chunk().expect("a key has 20 bytes")),
+            },
+        };
+        let direction = if granted.terms.half_duplex { Direction::ToServer } else { Direction::Both };
+        Ok(Some(Entry {
+            worker: granted.session.worker,
+            conn: granted.conn,
+            direction,
+            plain: login.into_leftover(),
+            session: Either::New(Box::new(seed), Box::new(granted.session)),
+        }))
+    }
+
+    /// Hub, secret, policies, limits, in this order; then the session exists.
+    async fn decide(&self, request: &LoginRequest, peer: SocketAddr) -> Result<Granted, No> {
+        let (at, hub) = self.config.hub(&request.hub).ok_or((ErrorCode::HubNotFound, Refusal::UnknownHub))?;
+        let hub_id = HubId(u16::try_from(at).expect("a configuration has at most 4096 hubs"));
+        let attempt = Attempt {
+            hub: &hub.name,
+            user: &request.user,
+            source: peer.ip(),
+            presented: presented(request),
+        };
+        let account = self.authenticator.authenticate(attempt).await.map_err(no_of)?;
+        let policy = Policy::from_items(hub.policy.set_items(), u32::from(hub.max_connections));
+        let bridge = check_modes(request, &policy)?;
+        let client = client_id(request);
+        let (same, others) = self.sessions.of_member(hub_id, account.member, client);
+        if policy.multi_logins > 0 && others >= policy.multi_logins as usize {
+            return Err((ErrorCode::TooManyLogins, Refusal::HubRefused));
+        }
+        if !same.is_empty() && hub.same_member == SameMember::Refuse {
+            return Err((ErrorCode::TooManyLogins, Refusal::HubRefused));
+        }
+        for session in &same {
+            self.end(session, CloseReason::TakenOver);
+        }
+        let terms = negotiate(&request.wants, &limits(hub));
+        let mut random = [0; 28];
+        secrets::random(&mut random);
+        let (key, draw) = random.split_at(20);
+        let key: SessionKey = key.try_into().expect("20 of 28 bytes");
+        let draw = u64::from_be_bytes(draw.try_into().expect("8 of 28 bytes"));
+        let worker = match same.first() {
+            // His FDB entries and lease are at home there.
+            Some(session) => session.worker,
+            None => place(&self.workers, draw),
+        };
+        let new = NewSession {
+            hub: hub_id,
+            hub_name: hub.name.clone(),
+            member: account.member,
+            user: account.name,
+            client,
+            product: request.client.product.clone(),
+            worker,
+            conns_max: terms.max_connection,
+            half_duplex: terms.half_duplex,
+            since_ns: wall_ns(),
+        };
+        let sessions_max = usize::try_from(hub.sessions_max).unwrap_or(usize::MAX);
+        let (session, conn) =
+            self.sessions.begin(new, key, peer, sessions_max).ok_or((ErrorCode::HubBusy, Refusal::HubRefused))?;
+        Ok(Granted { session, conn, key, terms, policy, bridge })
+    }
+
+    /// Ends a session: it is forgotten here at once, its worker closes it.
+    pub fn end(&self, session: &Session, reason: CloseReason) {
+        if self.sessions.end(session.id).is_some() {
+            self.workers[session.worker].tell(Command::End(session.id, reason));
+        }
+    }
+
+    async fn join(
+        &self,
+        stream: &mut MemberStream,
+        mut login: ServerLogin,
+        request: &AdditionalRequest,
+        peer: SocketAddr,
+    ) -> Result<Option<Entry>, StreamError> {
+        let joined = match self.sessions.join(&request.session_key, peer) {
+            Ok(joined) => joined,
+            Err(error) => {
+                let answer = login.refuse(match error {
+                    JoinError::Unknown => ErrorCode::SessionTimeout,
+                    JoinError::Full => ErrorCode::TooManyConnections,
+                });
+                stream.send(&answer).await?;
+                return Ok(None);
+            }
+        };
+        let Joined { session, worker, conn, direction } = joined;
+        let answer = login.accept_additional(direction);
+        if let Err(error) = stream.send(&answer).await {
+            self.sessions.leave(session, conn);
+            return Err(error);
+        }
+        Ok(Some(Entry { worker, conn, direction, plain: login.into_leftover(), session: Either::Known(session) }))
+    }
+
+    fn hand_over(&self, stream: MemberStream, peer: SocketAddr, entry: Entry) {
+        let Entry { worker, conn: id, direction, plain, session } = entry;
+        let session_id = match &session {
+            Either::New(seed, _) => seed.session,
+            Either::Known(session) => *session,
+        };
+        let parts = stream.into_parts().and_then(|(socket, parts)| {
+            prepare_member_socket(&socket, NOTSENT_LOWAT)?;
+            Ok((socket, parts))
+        });
+        let (socket, Parts { layer, cipher }) = match parts {
+            Ok(parts) => parts,
+            Err(error) => {
+                tracing::warn!(%peer, %error, "a connection could not be handed to its worker");
+                match session {
+                    Either::New(..) => drop(self.sessions.end(session_id)),
+                    Either::Known(_) => self.sessions.leave(session_id, id),
+                }
+                return;
+            }
+        };
+        let way = Way { send: direction != Direction::ToServer, receive: direction != Direction::ToClient };
+        let conn = Box::new(Conn::new(layer));
+        let seed = Box::new(ConnSeed { id, peer, socket: socket.into(), conn, way, plain, cipher });
+        let command = match session {
+            Either::New(session, known) => {
+                self.tell(What::SessionOpened {
+                    session: session_id,
+                    name: known.name.as_str().into(),
+                    member: known.member,
+                    user: known.user.as_str().into(),
+                    hub: known.hub_name.as_str().into(),
+                    worker: known.worker,
+                    client: known.product.as_str().into(),
+                });
+                Command::Open(session, seed)
+            }
+            Either::Known(session) => Command::Attach(session, seed),
+        };
+        self.tell(What::ConnectionOpened { session: session_id, connection: id, peer });
+        self.workers[worker].tell(command);
+    }
+
+    /// Puts an event on the log.
+    pub fn tell(&self, what: What) {
+        self.events.send(Event { at: Stamp { wall_ns: wall_ns(), tick: monotonic() }, what });
+    }
+}
+
+/// A connection that may carry frames.
+struct Entry {
+    worker: usize,
+    conn: ConnId,
+    direction: Direction,
+    plain: Vec<u8>,
+    session: Either,
+}
+
+enum Either {
+    New(Box<SessionSeed>, Box<Session>),
+    Known(crate::ids::SessionId),
+}
+
+fn hello() -> Hello {
+    Hello { product: concat!("Hublane ", env!("CARGO_PKG_VERSION")).into(), version: HELLO_VERSION, build: HELLO_BUILD }
+}
+
+fn presented(request: &LoginRequest) -> Presented {
+    match &request.credentials {
+        Credentials::Anonymous => Presented::Anonymous,
+        Credentials::HashedPassword(secure) => Presented::Hashed { secure: *secure, challenge: request.challenge },
+        Credentials::PlainPassword(password) => Presented::Plain(password.clone()),
+        Credentials::Certificate { .. } | Credentials::Ticket(_) | Credentials::Unsupported(_) => Presented::Other,
+    }
+}
+
+fn no_of(error: AuthError) -> No {
+    match error {
+        AuthError::Failed => (ErrorCode::AuthFailed, Refusal::Failed),
+        AuthError::Penalty => (ErrorCode::AuthFailed, Refusal::Penalty),
+        AuthError::Disabled => (ErrorCode::AccessDenied, Refusal::Disabled),
+        AuthError::Unsupported => (ErrorCode::AuthTypeNotSupported, Refusal::Unsupported),
+        AuthError::Timeout => (ErrorCode::AuthFailed, Refusal::Timeout),
+    }
+}
+
+/// Whether the session is a bridge, if policies allow what the client asks for.
+fn check_modes(request: &LoginRequest, policy: &Policy) -> Result<bool, No> {
+    if !policy.access {
+        return Err((ErrorCode::AccessDenied, Refusal::HubRefused));
+    }
+    // Mirroring frames to a member is not offered, whatever the policy says.
+    if request.wants.monitor_mode {
+        return Err((ErrorCode::MonitorModeDenied, Refusal::HubRefused));
+    }
+    let bridge = request.wants.bridge_mode;
+    if bridge && policy.no_bridge && policy.no_routing {
+        return Err((ErrorCode::BridgeModeDenied, Refusal::HubRefused));
+    }
+    Ok(bridge)
+}
+
+fn client_id(request: &LoginRequest) -> Option<ClientId> {
+    let client = &request.client;
+    if client.installation_id != [0; 16] {
+        let mut id = [0; 20];
+        id[..16].copy_from_slice(&client.installation_id);
+        return Some(ClientId(id));
+    }
+    (client.unique_id != [0; 20]).then_some(ClientId(client.unique_id))
+}
+
+fn limits(hub: &Hub) -> Limits {
+    Limits {
+        max_connection: hub.max_connections,
+        compress: hub.compression,
+        half_duplex: true,
+        timeout_ms: u32::try_from(hub.session_timeout.as_millis()).expect("at most 60 s"),
+    }
+}
+
+fn welcome(granted: &Granted) -> Welcome {
+    let Granted { session, conn, key, terms, policy, bridge } = granted;
+    Welcome {
+        session_name: session.name.clone(),
+        connection_name: format!("CID-{}", conn.0),
+        session_key: *key,
+        max_connection: terms.max_connection,
+        compress: terms.compress,
+        half_duplex: terms.half_duplex,
+        timeout_ms: terms.timeout_ms,
+        vlan_id: policy.vlan_id,
+        policy: policy.effective(*bridge).items().to_vec(),
+        message: None,
+    }
+}
+
+/// Version and build that clients see. Stock clients choose nothing by them; 4.x and 5.x treat a server of
+/// the stable line as complete.
+const HELLO_VERSION: u32 = 444;
+const HELLO_BUILD: u32 = 9807;
+
+/// Frames that may wait for one session: what a 1 Gbit/s member takes in 12 ms.
+const QUEUE_FRAMES: usize = 1024;
+
+/// Unsent bytes in the kernel from which on we keep frames to ourselves, where they can still be dropped.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
