@@ -10,6 +10,10 @@ pub mod enframe;
 
 pub mod codec;
 
+pub mod login;
+
+pub mod http;
+
 pub mod pack;
 
 pub mod error_code;

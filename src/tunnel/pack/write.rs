@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use zeroize::Zeroizing;
+
 use super::{Kind, NAME_BYTES_MAX, wire_time};
 
 /// Builds a PACK. Names must be unique, printable ASCII and at most [`NAME_BYTES_MAX`] long; they
@@ -10,8 +12,8 @@ use super::{Kind, NAME_BYTES_MAX, wire_time};
 /// refuse an element without values.
 #[derive(Default)]
 pub struct PackWriter {
-    /// Elements without the count that stands before them.
-    elements: Vec<u8>,
+    /// Elements without the count that stands before them; wiped when dropped, for a login may carry a password.
+    elements: Zeroizing<Vec<u8>>,
     count: u32,
 }
 
