@@ -1,1 +1,20 @@
-//! (module text)
+//! The VPN protocol inside TLS: HTTP front, PACK messages, login, and the stream of Ethernet blocks.
+//!
+//! Everything here turns bytes into values and values into bytes. Nothing reads a socket or a clock
+//! or makes random numbers; what is needed of those comes as an argument.
+#![forbid(unsafe_code)]
+
+pub mod deframe;
+
+pub mod enframe;
+
+pub mod codec;
+
+pub mod login;
+
+pub mod http;
+
+pub mod pack;
+
+pub mod error_code;
+pub mod sha0;

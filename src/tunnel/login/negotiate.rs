@@ -1,0 +1,89 @@
+//! What a session gets of what the client asked for (protocol note §3.6).
+#![forbid(unsafe_code)]
+
+use super::{CONNECTIONS_MAX, Wants};
+
+/// Shortest and longest session timeout, the stock range.
+const TIMEOUT_MS_MIN: u32 = 5_000;
+const TIMEOUT_MS_MAX: u32 = 60_000;
+
+/// What the server allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of one session; taken as 1 to [`CONNECTIONS_MAX`].
+    pub max_connection: u8,
+    /// May frames be compressed?
+    pub compress: bool,
+    /// May connections be one-way?
+    pub half_duplex: bool,
+    /// Session timeout in ms; taken as 5,000 to 60,000.
+    pub timeout_ms: u32,
+}
+
+/// What both ends will do. Encryption is always on and the priority connection always refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Connections, 1 to [`CONNECTIONS_MAX`].
+    pub max_connection: u8,
+    /// zlib per frame, both ways.
+    pub compress: bool,
+    /// Each connection carries data one way only.
+    pub half_duplex: bool,
+    /// Session timeout in ms.
+    pub timeout_ms: u32,
+}
+
+/// Brings wishes and limits together. One-way connections need two of them: they raise a wish for
+/// one, and are refused where only one is allowed.
+pub fn negotiate(wants: &Wants, limits: &Limits) -> Negotiated {
+    let allowed = limits.max_connection.clamp(1, CONNECTIONS_MAX);
+    let half_duplex = wants.half_duplex && limits.half_duplex && allowed >= 2;
+    let least = if half_duplex { 2 } else { 1 };
+    Negotiated {
+        max_connection: wants.max_connection.clamp(least, allowed),
+        compress: wants.compress && limits.compress,
+        half_duplex,
+        timeout_ms: limits.timeout_ms.clamp(TIMEOUT_MS_MIN, TIMEOUT_MS_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table() {
+        let limits = |max_connection, compress, half_duplex| Limits {
+            max_connection,
+            compress,
+            half_duplex,
+            timeout_ms: 20_000,
+        };
+        let wants = |max_connection, compress, half_duplex| Wants {
+            max_connection,
+            compress,
+            half_duplex,
+            qos: true,
+            encrypt: false,
+            ..Wants::default()
+        };
+        let table = [
+            (wants(1, false, false), limits(32, true, true), (1, false, false)),
+            (wants(8, true, false), limits(4, true, true), (4, true, false)),
+            (wants(8, true, true), limits(32, false, true), (8, false, true)),
+            (wants(1, false, true), limits(32, true, true), (2, false, true)),
+            (wants(1, false, true), limits(1, true, true), (1, false, false)),
+            (wants(4, false, true), limits(8, true, false), (4, false, false)),
+            (wants(0, false, false), limits(0, true, true), (1, false, false)),
+            (wants(255, false, false), limits(255, true, true), (32, false, false)),
+        ];
+        for (wants, limits, (max_connection, compress, half_duplex)) in table {
+            let expected = Negotiated { max_connection, compress, half_duplex, timeout_ms: 20_000 };
+            assert_eq!(negotiate(&wants, &limits), expected, "{wants:?} {limits:?}");
+        }
+        for (asked, given) in [(0, 5_000), (8_000, 8_000), (u32::MAX, 60_000)] {
+            let limits = Limits { timeout_ms: asked, ..limits(1, false, false) };
+            assert_eq!(negotiate(&Wants::default(), &limits).timeout_ms, given);
+        }
+    }
+}
