@@ -21,4 +21,5 @@ pub mod config;
 pub mod metrics;
 
 pub mod ids;
+pub(crate) mod sync;
 pub mod tick;

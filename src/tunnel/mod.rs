@@ -4,9 +4,19 @@
 //! or makes random numbers; what is needed of those comes as an argument.
 #![forbid(unsafe_code)]
 
+pub mod link;
+
+pub mod conn;
+
 pub mod deframe;
 
+pub mod queue;
+
+pub mod egress;
+
 pub mod enframe;
+
+pub mod buffer;
 
 pub mod codec;
 

@@ -1,0 +1,46 @@
+//! The two clocks. Only the outermost loops read them; everything below gets the time as an argument.
+#![allow(unsafe_code)]
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::tick::Tick;
+
+/// Now on `CLOCK_MONOTONIC`. The origin is the start of the host, the same for all its processes, so
+/// a tick stays valid when a process hands its connections to a successor.
+#[inline]
+pub fn monotonic() -> Tick {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a writable timespec.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    debug_assert_eq!(result, 0, "CLOCK_MONOTONIC always exists");
+    // Neither part is ever negative.
+    Tick(now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs())
+}
+
+/// Nanoseconds since 1970-01-01 00:00 UTC on the wall clock, which may jump; zero before that moment.
+/// Good until the year 2554.
+pub fn wall_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn monotonic_advances_with_real_time() {
+        let before = monotonic();
+        std::thread::sleep(Duration::from_millis(5));
+        let elapsed = monotonic().since(before);
+        assert!(elapsed >= Duration::from_millis(5) && elapsed < Duration::from_secs(5), "{elapsed:?}");
+    }
+
+    #[test]
+    fn wall_clock_is_in_this_century() {
+        let years = wall_ns() / 1_000_000_000 / 31_556_952;
+        assert!((50..130).contains(&years), "{years} years after 1970");
+    }
+}
