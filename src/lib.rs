@@ -14,6 +14,8 @@ pub mod hub;
 
 pub mod wire;
 
+pub mod client;
+
 pub mod control;
 
 pub mod config;

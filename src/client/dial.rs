@@ -15,8 +15,8 @@ use crate::tls::handshake::{Handshake, HandshakeError, Step};
 use crate::tls::buffered::{Buffered, Parts};
 use crate::tls::layer::RecordLayer;
 use crate::tls::record::RECORD_BYTES_MAX;
-use crate::tunnel::login::client::{Account, ClientLogin, ClientNext, WelcomeSeen};
-use crate::tunnel::login::{Direction, Wants};
+use crate::tunnel::login::client::{Account, ClientLogin, ClientNext, LoginError, WelcomeSeen};
+use crate::tunnel::login::{ClientInfo, Direction, Wants};
 
 /// A connection that carries frames from now on.
 pub struct Dialled<W> {
@@ -41,9 +41,21 @@ pub enum DialError {
     /// No TLS connection came about.
     #[error("TLS handshake: {0}")]
     Tls(#[from] HandshakeError),
+    /// rustls refuses its configuration.
+    #[error("TLS: {0}")]
+    Setup(#[from] rustls::Error),
+    /// The TLS connection broke.
+    #[error("TLS connection: {}", .0.help().trim())]
+    Record(CloseReason),
     /// TLS, but then something that is no VPN server.
-    #[error("the server does not speak the protocol: {0}")]
-    Protocol(String),
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// The server belongs to a cluster and names another one, which is not followed.
+    #[error("the server sends its members to another server of its cluster")]
+    Redirected,
+    /// The server answered another question than was asked.
+    #[error("the server answered another question than was asked")]
+    OutOfTurn,
     /// The server said no, with this code (protocol note §3.5).
     #[error("the server refused the login with code {0}")]
     Refused(u32),
@@ -54,7 +66,7 @@ pub enum DialError {
 pub struct Route {
     /// Its address.
     pub server: SocketAddr,
-    /// What to trust; see [`crate::tls::handshake::client_config`].
+    /// What to trust; see [`crate::tls::config::client_config`].
     pub tls: Arc<ClientConfig>,
     /// Limit of each wait for the server.
     pub timeout: Duration,
@@ -76,8 +88,12 @@ pub fn dial(route: &Route, account: Account, wants: Wants) -> Result<Dialled<Box
 ///
 /// # Errors
 /// See [`DialError`]; code 13 means that the session has gone.
-pub fn dial_additional(route: &Route, session_key: [u8; 20]) -> Result<Dialled<Direction>, DialError> {
-    let login = ClientLogin::additional(&route.server.ip().to_string(), session_key);
+pub fn dial_additional(
+    route: &Route,
+    session_key: &[u8; 20],
+    client: ClientInfo,
+) -> Result<Dialled<Direction>, DialError> {
+    let login = ClientLogin::additional(&route.server.ip().to_string(), session_key, client);
     converse(route, login, |next| match next {
         ClientNext::Additional(direction) => Some(direction),
         _ => None,
@@ -98,11 +114,12 @@ fn converse<W>(
                 login.receive(&plain);
             }
             ClientNext::Write(bytes) => wire.send(&bytes)?,
-            ClientNext::Refused(code) => return Err(DialError::Refused(code)),
-            ClientNext::Broken(what) => return Err(DialError::Protocol(what.to_string())),
+            ClientNext::Refused(refusal) => return Err(DialError::Refused(refusal.number)),
+            ClientNext::Failed(error) => return Err(error.into()),
+            ClientNext::Redirect(_) => return Err(DialError::Redirected),
             next => {
                 let Some(granted) = granted(next) else {
-                    return Err(DialError::Protocol("an answer to another question".into()));
+                    return Err(DialError::OutOfTurn);
                 };
                 let Wire { socket, tls } = wire;
                 let Parts { layer, cipher } = tls.into_parts();
@@ -140,14 +157,14 @@ impl Wire {
     }
 
     fn send(&mut self, plain: &[u8]) -> Result<(), DialError> {
-        let records = self.tls.seal(plain).map_err(closed)?;
+        let records = self.tls.seal(plain).map_err(DialError::Record)?;
         Ok(self.socket.write_all(&records)?)
     }
 
     /// The next plaintext there is; waits for at least one byte.
     fn receive(&mut self) -> Result<Vec<u8>, DialError> {
         loop {
-            if let Some(plain) = self.tls.next_plain().map_err(closed)? {
+            if let Some(plain) = self.tls.next_plain().map_err(DialError::Record)? {
                 return Ok(plain);
             }
             let bytes = read_some(&mut self.socket)?;
@@ -166,6 +183,3 @@ fn read_some(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(buf)
 }
 
-fn closed(reason: CloseReason) -> DialError {
-    DialError::Protocol(reason.help().trim().to_owned())
-}

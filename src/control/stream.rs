@@ -35,6 +35,9 @@ pub enum StreamError {
     /// The handshake failed.
     #[error("TLS handshake: {0}")]
     Handshake(#[from] HandshakeError),
+    /// rustls refuses its configuration.
+    #[error("TLS: {0}")]
+    Setup(#[from] rustls::Error),
     /// The record layer refused to go on.
     #[error("{}", .0.label())]
     Record(CloseReason),

@@ -3,19 +3,20 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::exchange::{Header, Outbox};
 use super::parcel::Parcel;
 use super::io::ConnKey;
 use super::slots::{Port, PortTable};
-use crate::hub::port::PortSettings;
-use crate::hub::{self, Egress, FrameMeta, HubShared, HubView};
+use super::turn::HOUSEKEEPING;
+use crate::hub::meta::EDITED_BYTES_MAX;
+use crate::hub::{self, Egress, FrameMeta, HubShared, HubView, PortSettings};
 use crate::ids::{HubId, PortId};
 use crate::metrics::counters::Counters;
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::tunnel::link::{Pools, Pushed};
-use crate::tunnel::queue::CELL_BYTES;
 use crate::wire::ethernet::Frame;
 
 /// Everything a frame meets on one worker between two sockets.
@@ -73,15 +74,17 @@ impl Fabric {
     /// Takes a seat at every hub that is new.
     pub fn configure(&mut self, hubs: &Arc<[Arc<HubShared>]>) {
         for shared in hubs.iter().skip(self.seats.len()) {
-            self.seats.push(Seat { shared: Arc::clone(shared), view: HubView::new(shared, self.index) });
+            self.seats.push(Seat { shared: Arc::clone(shared), view: HubView::new(self.index) });
         }
     }
 
     /// Puts `port` on its hub. `false` if there is no such hub or it has no room.
     pub fn open_port(&mut self, port: Box<Port>, settings: PortSettings) -> bool {
         let Some(seat) = self.seats.get_mut(usize::from(port.hub.0)) else { return false };
-        seat.shared.open_port(port.id, settings);
-        seat.view.add_port(port.id);
+        if let Err(error) = seat.shared.open_port(&mut seat.view, port.id, settings) {
+            tracing::error!(port = %port.id, %error, "a port could not be opened");
+            return false;
+        }
         self.ports.insert(port);
         self.counters.ports.set(self.ports.len() as u64);
         true
@@ -91,8 +94,7 @@ impl Fabric {
     pub fn close_port(&mut self, id: PortId) -> Option<Box<Port>> {
         let port = self.ports.take(id)?;
         if let Some(seat) = self.seats.get_mut(usize::from(port.hub.0)) {
-            seat.view.remove_port(id);
-            seat.shared.close_port(id);
+            seat.shared.close_port(&mut seat.view, id);
         }
         self.ports.remove(&port);
         self.counters.ports.set(self.ports.len() as u64);
@@ -101,7 +103,7 @@ impl Fabric {
 
     /// Source addresses learned behind `port`.
     pub fn macs_of(&self, port: &Port) -> u32 {
-        self.seats.get(usize::from(port.hub.0)).map_or(0, |seat| seat.shared.macs_of(port.id))
+        self.seats.get(usize::from(port.hub.0)).map_or(0, |seat| seat.shared.macs(port.id))
     }
 
     /// Gives `frame` to the member behind `to`, a port of this worker.
@@ -113,7 +115,7 @@ impl Fabric {
         let bytes = match hub::egress(&seat.shared, &mut seat.view, to, meta, frame) {
             Egress::Pass => frame.bytes(),
             Egress::Rewrite(edit) => {
-                edited = [0; CELL_BYTES];
+                edited = [0; EDITED_BYTES_MAX];
                 let len = edit.apply(frame, &mut edited);
                 &edited[..len]
             }
@@ -134,7 +136,7 @@ impl Fabric {
     pub fn fan_out(&mut self, hub: HubId, meta: FrameMeta, frame: Frame<'_>, now: Tick) {
         let Some(seat) = self.seats.get(usize::from(hub.0)) else { return };
         let mut fan = std::mem::take(&mut self.fan);
-        fan.extend(seat.view.own_ports().filter(|port| *port != meta.ingress()));
+        fan.extend(seat.view.flood_ports(meta));
         for to in fan.drain(..) {
             self.deliver(hub, to, meta, frame, now);
         }
@@ -152,10 +154,16 @@ impl Fabric {
         }
     }
 
-    /// Ages a part of each FDB.
+    /// Ages a part of each FDB, such that all of it is seen once in [`SWEEP`].
     pub fn housekeeping(&mut self, now: Tick) {
-        for seat in &mut self.seats {
-            hub::age(&seat.shared, &mut seat.view, now);
+        for Seat { shared, view } in &mut self.seats {
+            let runs = SWEEP.as_millis() / HOUSEKEEPING.as_millis() * self.outbox.workers() as u128;
+            let buckets = (shared.fdb_buckets() as u128).div_ceil(runs);
+            shared.sweep(view, usize::try_from(buckets).unwrap_or(usize::MAX), now);
+            self.counters.fdb_full.add(view.take_not_learned());
         }
     }
 }
+
+/// How long old entries may stay in the table after their time; nobody is sent to them.
+const SWEEP: Duration = Duration::from_secs(60);

@@ -81,6 +81,11 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// How many workers there are, this one included.
+    pub fn workers(&self) -> usize {
+        self.rings.len()
+    }
+
     /// Puts a message into the ring to worker `to`; `false` if it does not fit. The receiver may see it
     /// only after [`Self::flush`].
     ///

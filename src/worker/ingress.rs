@@ -42,15 +42,15 @@ impl Fabric {
             return self.counters.drop_frame(DropReason::FrameTooShort);
         };
         let Some(seat) = self.seats.get_mut(usize::from(hub.0)) else { return };
-        let (verdict, meta) = hub::ingress(&seat.shared, &mut seat.view, port, frame, now);
-        match verdict {
-            Verdict::Unicast(to) if to.worker() == self.index => self.deliver(hub, to, meta, frame, now),
-            Verdict::Unicast(to) => self.hand_over(to.worker(), hub, Some(to), meta, bytes),
-            Verdict::Flood => {
+        match hub::ingress(&seat.shared, &mut seat.view, port, frame, now) {
+            Verdict::Unicast(to, meta) if to.worker() == self.index => self.deliver(hub, to, meta, frame, now),
+            Verdict::Unicast(to, meta) => self.hand_over(to.worker(), Parcel { hub, to: Some(to), meta }, bytes),
+            Verdict::Flood(meta) => {
                 self.counters.floods.add(1);
                 for worker in 0..self.outbox.workers() {
-                    if worker != self.index && self.seats[usize::from(hub.0)].shared.ports_on(worker) > 0 {
-                        self.hand_over(worker, hub, None, meta, bytes);
+                    let wanted = worker != self.index && self.seats[usize::from(hub.0)].shared.floods_to(worker, meta);
+                    if wanted {
+                        self.hand_over(worker, Parcel { hub, to: None, meta }, bytes);
                     }
                 }
                 self.fan_out(hub, meta, frame, now);
@@ -59,9 +59,8 @@ impl Fabric {
         }
     }
 
-    fn hand_over(&mut self, worker: usize, hub: HubId, to: Option<PortId>, meta: hub::FrameMeta, bytes: &[u8]) {
-        let header = Parcel { hub, to, meta }.to_words();
-        if self.outbox.push(worker, &header, bytes) {
+    fn hand_over(&mut self, worker: usize, parcel: Parcel, bytes: &[u8]) {
+        if self.outbox.push(worker, &parcel.to_words(), bytes) {
             self.counters.handed_over.add(1);
         } else {
             self.counters.drop_frame(DropReason::MailboxFull);

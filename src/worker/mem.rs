@@ -10,7 +10,8 @@ use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::io::{CloseHow, Completion, ConnKey, RecvBuf, SendBuf, StreamIo, Wait};
+use super::io::{CloseHow, Completion, ConnKey, RecvBuf, StreamIo, Wait};
+use crate::tunnel::buffer::SendBuf;
 use crate::sys::waker::Waker;
 
 /// A connection: the end for the worker and the end for the test. The window is unlimited at first.

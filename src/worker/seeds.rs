@@ -5,8 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::hub::port::PortSettings;
-use crate::hub::HubShared;
+use crate::hub::{HubShared, PortSettings};
 use crate::ids::{ConnId, HubId, MemberId, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::tick::Tick;
