@@ -249,12 +249,9 @@ mod tests {
     /// McGrew & Viega, "The Galois/Counter Mode of Operation", test case 2.
     #[test]
     fn gcm_vector() {
-        let sealed = [
-            0x03, 0x88, 0xda, 0xce, 0x60, 0xb6, 0xa3, 0x92, 0xf3, 0x28, 0xc2, 0xb9, 0x71, 0xb2, 0xfe, 0x78,
-        ];
-        let expected_tag = [
-            0xab, 0x6e, 0x47, 0xd4, 0x2c, 0xec, 0x13, 0xbd, 0xf5, 0x3a, 0x67, 0xb2, 0x12, 0x57, 0xbd, 0xdf,
-        ];
+        let sealed = [0x03, 0x88, 0xda, 0xce, 0x60, 0xb6, 0xa3, 0x92, 0xf3, 0x28, 0xc2, 0xb9, 0x71, 0xb2, 0xfe, 0x78];
+        let expected_tag =
+            [0xab, 0x6e, 0x47, 0xd4, 0x2c, 0xec, 0x13, 0xbd, 0xf5, 0x3a, 0x67, 0xb2, 0x12, 0x57, 0xbd, 0xdf];
         for backend in BACKENDS {
             let key = CipherKey::new(Algorithm::Aes128Gcm, &[0; 16], backend);
             let mut text = [0; 16];
@@ -270,7 +267,7 @@ mod tests {
             for (sealer, opener) in BACKENDS.iter().flat_map(|a| BACKENDS.map(|b| (*a, b))) {
                 let sealer = CipherKey::new(algorithm, &key_bytes[..algorithm.key_len()], sealer);
                 let opener = CipherKey::new(algorithm, &key_bytes[..algorithm.key_len()], opener);
-                for len in [0, 1, 15, 16, 17, 1500, 16385] {
+                for len in [0_usize, 1, 15, 16, 17, 1500, 16385] {
                     let plain: Vec<u8> = (0..len).map(|i| i.to_le_bytes()[0]).collect();
                     let mut sealed = plain.clone();
                     let tag = sealer.seal(&[7; 12], b"aad", &mut sealed);

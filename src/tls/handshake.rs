@@ -17,9 +17,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{
-    ClientConfig, ConnectionTrafficSecrets, ExtractedSecrets, KeyLog, ServerConfig, SupportedCipherSuite,
-};
+use rustls::{ClientConfig, ConnectionTrafficSecrets, ExtractedSecrets, KeyLog, ServerConfig, SupportedCipherSuite};
 
 use super::aead::{AeadBackend, Algorithm};
 use super::keys::{Direction, KeyAndIv, Secret, Suite, Version};
@@ -36,12 +34,20 @@ pub struct Handshake {
     secrets: Arc<CapturedSecrets>,
     backend: AeadBackend,
     /// Bytes received and not yet used up. The first `shown` of them, whole records, rustls has
-    /// seen. Invariant: `shown <= incoming.len()`.
+    /// seen. Invariant: `shown <= incoming.len() <= INPUT_BYTES_MAX`.
     incoming: Vec<u8>,
     shown: usize,
-    overflow: bool,
     outgoing: Vec<u8>,
-    done: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// Too much was received; the next step says so.
+    Overflow,
+    Failed,
+    Done,
 }
 
 // One value for the few seconds that a handshake lasts.
@@ -49,6 +55,15 @@ pub struct Handshake {
 enum Side {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
+}
+
+impl Side {
+    fn wants_write(&self) -> bool {
+        match self {
+            Self::Server(connection) => connection.wants_write(),
+            Self::Client(connection) => connection.wants_write(),
+        }
+    }
 }
 
 /// What the caller has to do next.
@@ -74,6 +89,9 @@ pub enum HandshakeError {
     /// The peer said close_notify.
     #[error("the peer closed the connection during the handshake")]
     PeerClosed,
+    /// [`Handshake::step`] was called after it had failed.
+    #[error("the handshake has already failed")]
+    AlreadyFailed,
     /// [`Handshake::finish`] was called before [`Step::Done`].
     #[error("the handshake is not done")]
     NotDone,
@@ -122,24 +140,16 @@ impl Handshake {
     }
 
     fn new(side: Side, secrets: Arc<CapturedSecrets>, backend: AeadBackend) -> Self {
-        Self {
-            side,
-            secrets,
-            backend,
-            incoming: Vec::new(),
-            shown: 0,
-            overflow: false,
-            outgoing: Vec::new(),
-            done: false,
-        }
+        Self { side, secrets, backend, incoming: Vec::new(), shown: 0, outgoing: Vec::new(), stage: Stage::Running }
     }
 
     /// Takes bytes from the socket. More than [`INPUT_BYTES_MAX`] waiting makes the next
     /// [`Self::step`] fail.
     pub fn receive(&mut self, bytes: &[u8]) {
-        self.overflow |= self.incoming.len() + bytes.len() > INPUT_BYTES_MAX;
-        if !self.overflow {
+        if self.incoming.len() + bytes.len() <= INPUT_BYTES_MAX {
             self.incoming.extend_from_slice(bytes);
+        } else {
+            self.stage = Stage::Overflow;
         }
     }
 
@@ -148,9 +158,22 @@ impl Handshake {
     /// # Errors
     /// If the handshake failed; [`Self::alert`] then has what to send before closing.
     pub fn step(&mut self) -> Result<Step, HandshakeError> {
-        if self.overflow {
-            return Err(HandshakeError::TooMuchInput);
+        let step = match self.stage {
+            Stage::Running => self.run(),
+            Stage::Overflow => Err(HandshakeError::TooMuchInput),
+            // rustls must not be asked again: it would judge the same bytes a second time.
+            Stage::Failed => Err(HandshakeError::AlreadyFailed),
+            Stage::Done => Ok(Step::Done),
+        };
+        match step {
+            Ok(Step::Done) => self.stage = Stage::Done,
+            Ok(_) => {}
+            Err(_) => self.stage = Stage::Failed,
         }
+        step
+    }
+
+    fn run(&mut self) -> Result<Step, HandshakeError> {
         loop {
             match self.turn()? {
                 Turn::Encoded => {}
@@ -158,10 +181,7 @@ impl Handshake {
                 Turn::Blocked if self.show_next_record() => {}
                 Turn::Blocked => return Ok(Step::NeedBytes),
                 Turn::Done if self.shown > 0 => return Err(HandshakeError::Inconsistent),
-                Turn::Done => {
-                    self.done = true;
-                    return Ok(Step::Done);
-                }
+                Turn::Done => return Ok(Step::Done),
                 Turn::PeerClosed => return Err(HandshakeError::PeerClosed),
                 Turn::Impossible => return Err(HandshakeError::Inconsistent),
             }
@@ -171,7 +191,8 @@ impl Handshake {
     /// After an error: the alert that tells the peer why, perhaps empty. Without it the peer would
     /// only see the connection end.
     pub fn alert(&mut self) -> Vec<u8> {
-        while let Ok(Turn::Encoded) = self.turn() {}
+        // Only while something is queued, which comes before any reading: see `step`.
+        while self.side.wants_write() && self.turn().is_ok() {}
         mem::take(&mut self.outgoing)
     }
 
@@ -180,7 +201,7 @@ impl Handshake {
     /// # Errors
     /// If the handshake is not done or its outcome is not one this layer knows.
     pub fn finish(self) -> Result<Established, HandshakeError> {
-        if !self.done {
+        if self.stage != Stage::Done {
             return Err(HandshakeError::NotDone);
         }
         let (secrets, role, suite) = match self.side {
@@ -193,7 +214,8 @@ impl Handshake {
                 (secrets, Role::Client, kernel.negotiated_cipher_suite())
             }
         };
-        let layer = take_over(&secrets, role, suite, &self.secrets, self.backend).ok_or(HandshakeError::Inconsistent)?;
+        let layer =
+            take_over(&secrets, role, suite, &self.secrets, self.backend).ok_or(HandshakeError::Inconsistent)?;
         Ok(Established { layer, leftover: self.incoming })
     }
 

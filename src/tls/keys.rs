@@ -1,7 +1,7 @@
 //! Suites, the part of the key schedule that is needed after the handshake, and the use of a key:
 //! nonces, sequence numbers, limits.
 //!
-//! A [`Direction`] is one half of a connection: what it takes to seal, or to open, the next record.
+//! A `Direction` is one half of a connection: what it takes to seal, or to open, the next record.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -159,8 +159,7 @@ pub(super) struct KeyAndIv {
 impl KeyAndIv {
     /// The traffic keys of a traffic secret (RFC 8446 §7.3). `suite` is of TLS 1.3.
     pub(super) fn from_traffic_secret(suite: Suite, secret: &Secret) -> Self {
-        let mut made =
-            Self { key: Zeroizing::new([0; KEY_BYTES_MAX]), iv: Zeroizing::new([0; NONCE_BYTES]) };
+        let mut made = Self { key: Zeroizing::new([0; KEY_BYTES_MAX]), iv: Zeroizing::new([0; NONCE_BYTES]) };
         expand_label(suite, secret, b"key", &mut made.key[..suite.algorithm().key_len()]);
         expand_label(suite, secret, b"iv", &mut made.iv[..]);
         made

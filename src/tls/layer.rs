@@ -10,11 +10,10 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::mem;
 
 use super::aead::{Aead, AeadBackend, Algorithm, NONCE_BYTES, TAG_BYTES};
-pub use super::keys::{Suite, Version};
-use super::keys::{Direction, Secret, rekey_after_default, usable};
-pub use super::post::Role;
+use super::keys::{Direction, Secret, Suite, Version, rekey_after_default, usable};
 use super::post::{KEY_UPDATE, Message, Reassembly};
 use super::record::{ContentType, HEADER_BYTES, PLAINTEXT_BYTES_MAX, RecordHeader, VERSION_BYTES, alert};
 use crate::metrics::closes::CloseReason;
@@ -22,6 +21,13 @@ use crate::metrics::closes::CloseReason;
 /// Room that [`RecordLayer::control`] and [`RecordLayer::close_notify`] need: an alert of TLS 1.2
 /// with AES-GCM takes 31 bytes, a KeyUpdate 27.
 pub const CONTROL_BYTES_MAX: usize = 32;
+
+/// Which end of the connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Server,
+    Client,
+}
 
 /// What a record was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +49,7 @@ pub struct RecordLayer {
     pub(super) rx: Direction,
     pub(super) tx: Direction,
     pub(super) flags: Flags,
-    /// Records since the last application data.
+    /// Records that brought nothing since the last application data, see [`QUIET_RECORDS_MAX`].
     pub(super) quiet: u8,
     pub(super) post: Reassembly,
     pub(super) rekey_after: u64,
@@ -63,8 +69,10 @@ pub(super) struct Flags {
     pub(super) tx_closed: bool,
 }
 
-/// Records without application data that a peer may send in a row. Key updates after every few
-/// records of data stay far below; OpenSSL and rustls bound the same things by 32.
+/// Records without application data that a peer may send in a row; OpenSSL and rustls bound the
+/// same things by 32. Each record of data that we send allows one more, as a peer that only listens
+/// may ask for our next key, and answers to our own key updates are free. So nobody is cut off for
+/// renewing keys, however often, while there is traffic in either direction.
 const QUIET_RECORDS_MAX: u8 = 32;
 
 /// Explicit part of the nonce in TLS 1.2 records with AES-GCM (RFC 5288 §3).
@@ -83,7 +91,8 @@ impl RecordLayer {
         backend: AeadBackend,
     ) -> Option<Self> {
         let fits = |secret: &&[u8]| secret.len() == suite.secret_len();
-        let direction = |secret| Some(Direction::tls13(suite, Secret::new(secret).filter(|_| fits(&secret))?, 0, backend));
+        let direction =
+            |secret| Some(Direction::tls13(suite, Secret::new(secret).filter(|_| fits(&secret))?, 0, backend));
         match suite.version() {
             Version::Tls13 => Some(Self::new(suite, role, backend, direction(rx_secret)?, direction(tx_secret)?)),
             Version::Tls12 => None,
@@ -237,8 +246,10 @@ impl RecordLayer {
                 Message::KeyUpdate { answer } => {
                     self.rx.renew(self.suite, self.backend);
                     self.key_updates += 1;
-                    self.flags.update_asked = false;
                     self.flags.answer_due |= answer;
+                    if mem::take(&mut self.flags.update_asked) {
+                        return Ok(Opened::Nothing);
+                    }
                 }
             }
         }
@@ -290,6 +301,7 @@ impl RecordLayer {
         if self.flags.tx_closed {
             return Err(CloseReason::SessionEnded);
         }
+        self.quiet = self.quiet.saturating_sub(1);
         self.seal_as(ContentType::ApplicationData, buf, len)
     }
 

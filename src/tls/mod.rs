@@ -3,7 +3,8 @@
 //! A [`handshake::Handshake`] ends in a [`layer::RecordLayer`], a plain value that seals and opens
 //! every record from then on: the same code for server, client and load generator, for the login
 //! and for the data plane. Stages of a received record: [`record`] finds where it ends, [`layer`]
-//! opens it, which also reads the few handshake messages that may still come.
+//! opens it and reads the few handshake messages that may still come, [`saved`] hands everything over
+//! to a successor process.
 #![forbid(unsafe_code)]
 
 pub mod aead;
@@ -14,7 +15,7 @@ pub mod keys;
 pub mod layer;
 mod post;
 pub mod record;
-mod saved;
+pub mod saved;
 
 #[cfg(test)]
 mod interop_tests;

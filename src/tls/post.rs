@@ -7,14 +7,8 @@
 #![forbid(unsafe_code)]
 
 use super::keys::Version;
+use super::layer::Role;
 use crate::metrics::closes::CloseReason;
-
-/// Which end of the connection we are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Server,
-    Client,
-}
 
 /// A message that wants something from us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +125,12 @@ mod tests {
         let update = [24, 0, 0, 1, 1];
         let hello = [&[1, 0, 1, 0][..], &[9; 256]].concat();
         let table = [
-            (Version::Tls13, Role::Client, [&ticket[..], &ticket, &update].concat(), vec![Message::KeyUpdate {
-                answer: true,
-            }]),
+            (
+                Version::Tls13,
+                Role::Client,
+                [&ticket[..], &ticket, &update].concat(),
+                vec![Message::KeyUpdate { answer: true }],
+            ),
             (Version::Tls13, Role::Server, [24, 0, 0, 1, 0].to_vec(), vec![Message::KeyUpdate { answer: false }]),
             (Version::Tls12, Role::Server, [&hello[..], &hello].concat(), vec![Message::Renegotiation; 2]),
             (Version::Tls12, Role::Client, vec![0; 8], vec![Message::Renegotiation; 2]),
@@ -149,16 +146,16 @@ mod tests {
     #[test]
     fn others_are_refused() {
         let table = [
-            (Version::Tls13, Role::Server, [4, 0, 0, 1, 0]),   // a ticket to the server
-            (Version::Tls13, Role::Client, [4, 1, 0, 1, 0]),   // a ticket without end
-            (Version::Tls13, Role::Client, [13, 0, 0, 1, 0]),  // CertificateRequest
-            (Version::Tls13, Role::Server, [1, 0, 0, 1, 0]),   // ClientHello
-            (Version::Tls13, Role::Server, [24, 0, 0, 2, 0]),  // KeyUpdate of a wrong length
-            (Version::Tls13, Role::Server, [24, 0, 0, 1, 2]),  // KeyUpdate with a wrong value
-            (Version::Tls12, Role::Server, [24, 0, 0, 1, 0]),  // KeyUpdate in 1.2
+            (Version::Tls13, Role::Server, [4, 0, 0, 1, 0]), // a ticket to the server
+            (Version::Tls13, Role::Client, [4, 1, 0, 1, 0]), // a ticket without end
+            (Version::Tls13, Role::Client, [13, 0, 0, 1, 0]), // CertificateRequest
+            (Version::Tls13, Role::Server, [1, 0, 0, 1, 0]), // ClientHello
+            (Version::Tls13, Role::Server, [24, 0, 0, 2, 0]), // KeyUpdate of a wrong length
+            (Version::Tls13, Role::Server, [24, 0, 0, 1, 2]), // KeyUpdate with a wrong value
+            (Version::Tls12, Role::Server, [24, 0, 0, 1, 0]), // KeyUpdate in 1.2
             (Version::Tls12, Role::Server, [20, 0, 0, 12, 0]), // Finished
-            (Version::Tls12, Role::Client, [1, 0, 0, 1, 0]),   // ClientHello to the client
-            (Version::Tls12, Role::Client, [0, 0, 0, 1, 0]),   // HelloRequest with a body
+            (Version::Tls12, Role::Client, [1, 0, 0, 1, 0]), // ClientHello to the client
+            (Version::Tls12, Role::Client, [0, 0, 0, 1, 0]), // HelloRequest with a body
         ];
         for (version, role, bytes) in table {
             assert_eq!(feed(version, role, &bytes, 5), Err(CloseReason::RecordUnexpected), "{bytes:?}");

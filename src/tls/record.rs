@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn lengths_of_records() {
-        let table: [(&[u8], Result<Option<usize>, RecordError>); 10] = [
-            (&[], Ok(None)),
+        let table = [
+            (&[][..], Ok(None)),
             (&[23, 3, 3, 0], Ok(None)),
             (&[23, 3, 3, 0, 0], Ok(Some(5))),
             (&[22, 3, 1, 2, 0, 99], Ok(Some(517))),

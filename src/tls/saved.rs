@@ -97,12 +97,7 @@ impl Flags {
 
     fn from_byte(byte: u8) -> Option<Self> {
         let bit = |n: u8| byte >> n & 1 == 1;
-        (byte < 16).then(|| Self {
-            answer_due: bit(0),
-            update_asked: bit(1),
-            rx_closed: bit(2),
-            tx_closed: bit(3),
-        })
+        (byte < 16).then(|| Self { answer_due: bit(0), update_asked: bit(1), rx_closed: bit(2), tx_closed: bit(3) })
     }
 }
 
