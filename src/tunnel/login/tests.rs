@@ -231,41 +231,59 @@ fn alphabet() -> Vec<Vec<u8>> {
     ]
 }
 
+/// Sends every letter after `sequence`, and goes on from there while the connection stays open.
+/// Returns how many sequences reached a login.
+fn explore(alphabet: &[Vec<u8>], sequence: &mut Vec<usize>, length_max: usize) -> usize {
+    let mut logins = 0;
+    for letter in 0..alphabet.len() {
+        sequence.push(letter);
+        let mut server = server();
+        let mut last = Next::NeedBytes;
+        for letter in sequence.iter() {
+            server.receive(&alphabet[*letter]);
+            last = server.next();
+        }
+        let signed = sequence[..sequence.len() - 1].contains(&0);
+        match last {
+            Next::Login(login) => {
+                assert!(signed && letter == 1, "{sequence:?}");
+                assert_eq!((&login.hub[..], &login.user[..]), ("LAN", "bob"));
+                logins += 1;
+            }
+            Next::Additional(_) => assert!(signed && letter == 9, "{sequence:?}"),
+            Next::EnumHubs => assert!(signed && letter == 10, "{sequence:?}"),
+            Next::WriteAndClose(_) => {}
+            Next::Write(bytes) => {
+                assert!(!bytes.is_empty());
+                if sequence.len() < length_max {
+                    logins += explore(alphabet, sequence, length_max);
+                }
+            }
+            Next::NeedBytes => panic!("a whole message was not answered: {sequence:?}"),
+        }
+        sequence.pop();
+    }
+    logins
+}
+
 #[test]
 fn no_short_sequence_reaches_a_login_without_signature_and_login() {
-    let alphabet = alphabet();
-    let mut logins = 0;
-    let count = alphabet.len();
-    for sequence in 0..count.pow(4) {
-        let letters =
-            [sequence % count, sequence / count % count, sequence / count.pow(2) % count, sequence / count.pow(3)];
+    assert!(explore(&alphabet(), &mut Vec::new(), 6) > 0);
+}
+
+/// After a verdict or a closing answer, whatever comes is left alone.
+#[test]
+fn nothing_is_answered_after_the_end() {
+    for letter in alphabet() {
         let mut server = server();
-        let mut signed = false;
-        for letter in letters {
-            signed |= letter == 0;
-            server.receive(&alphabet[letter]);
-            match server.next() {
-                Next::Login(login) => {
-                    assert!(signed && letter == 1, "{letters:?}");
-                    assert_eq!((&login.hub[..], &login.user[..]), ("LAN", "bob"));
-                    logins += 1;
-                    break;
-                }
-                Next::Additional(_) => {
-                    assert!(signed && letter == 9, "{letters:?}");
-                    break;
-                }
-                Next::EnumHubs => {
-                    assert!(signed && letter == 10, "{letters:?}");
-                    break;
-                }
-                Next::WriteAndClose(_) => break,
-                Next::Write(bytes) => assert!(!bytes.is_empty()),
-                Next::NeedBytes => panic!("a whole message was not answered: {letters:?}"),
-            }
-        }
+        server.receive(&[signature(), post(login_pack), letter.clone()].concat());
+        assert!(matches!(server.next(), Next::Write(_)));
+        login_of(server.next());
+        assert!(matches!(server.next(), Next::NeedBytes));
+        server.refuse(ErrorCode::HubBusy);
+        server.receive(&letter);
+        assert!(matches!(server.next(), Next::WriteAndClose(bytes) if bytes.is_empty()));
     }
-    assert!(logins > 0);
 }
 
 #[test]
