@@ -94,8 +94,8 @@ impl Outbox {
             return false;
         }
         // Two steps that the reader may see half done; it leaves an incomplete message where it is.
-        let fits = ring.push_entire_slice(&pack_head(frame.len(), header)).is_ok()
-            && ring.push_entire_slice(frame).is_ok();
+        let fits =
+            ring.push_entire_slice(&pack_head(frame.len(), header)).is_ok() && ring.push_entire_slice(frame).is_ok();
         debug_assert!(fits, "only the writer takes room");
         self.unannounced |= 1 << to;
         true
