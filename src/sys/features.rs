@@ -90,7 +90,9 @@ pub struct UringFeatures {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoUring {
     /// The kernel refuses a ring.
-    #[error("io_uring is refused here ({0}): see sysctl kernel.io_uring_disabled and the seccomp profile of the container")]
+    #[error(
+        "io_uring is refused here ({0}): see sysctl kernel.io_uring_disabled and the seccomp profile of the container"
+    )]
     Forbidden(String),
     /// The kernel is too old or built without.
     #[error("this kernel's io_uring has no {0}")]
@@ -148,7 +150,8 @@ impl fmt::Display for KernelFeatures {
             Err(reason) => write!(f, "epoll ({reason})"),
             Ok(_) => {
                 let names = |wanted: bool| {
-                    let list: Vec<_> = self.list().into_iter().filter(|(_, has)| *has == wanted).map(|(n, _)| n).collect();
+                    let list: Vec<_> =
+                        self.list().into_iter().filter(|(_, has)| *has == wanted).map(|(n, _)| n).collect();
                     if list.is_empty() { "nothing".to_owned() } else { list.join(", ") }
                 };
                 write!(f, "{}; without {}", names(true), names(false))
@@ -226,8 +229,7 @@ fn require_basics(ring: &Ring) -> Result<(), NoUring> {
 /// Receives from a socket pair, then cancels.
 fn require_multishot(mut ring: Ring) -> Result<(), NoUring> {
     let missing_buffers = NoUring::Missing("buffer rings (Linux 5.19)");
-    let mut buffers =
-        BufRing::register(&ring, PROBE_BUFFERS, PROBE_BUFFER_BYTES, 0).map_err(|_| missing_buffers)?;
+    let mut buffers = BufRing::register(&ring, PROBE_BUFFERS, PROBE_BUFFER_BYTES, 0).map_err(|_| missing_buffers)?;
     let works = try_multishot(&mut ring);
     if !ring.quiesce() {
         buffers.keep_mapped();

@@ -136,8 +136,7 @@ impl Ring {
         let to_submit = u32::try_from(to_submit).expect("a ring has at most 32768 entries");
         // SAFETY: with EXT_ARG the kernel takes a `io_uring_getevents_arg`, which `SubmitArgs` is; the
         // timespec it may point to lives until the end of this function.
-        let entered =
-            unsafe { self.ring.submitter().enter(to_submit, want, self.enter_flags.bits(), Some(&args)) };
+        let entered = unsafe { self.ring.submitter().enter(to_submit, want, self.enter_flags.bits(), Some(&args)) };
         match entered.map_err(|error| (error.raw_os_error(), error)) {
             Ok(_) => Ok(()),
             // Time is up, or a signal came; or completions must be reaped, or memory is short, before
