@@ -1,1 +1,1 @@
-//! (module text)
+//! Control threads.

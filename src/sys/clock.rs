@@ -17,6 +17,16 @@ pub fn monotonic() -> Tick {
     Tick(now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs())
 }
 
+/// CPU time of the calling thread, in nanoseconds since its start.
+pub fn thread_cpu_ns() -> u64 {
+    let mut used = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `used` is a writable timespec.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut used) };
+    debug_assert_eq!(result, 0, "CLOCK_THREAD_CPUTIME_ID always exists");
+    // Neither part is ever negative.
+    used.tv_sec.unsigned_abs() * 1_000_000_000 + used.tv_nsec.unsigned_abs()
+}
+
 /// Nanoseconds since 1970-01-01 00:00 UTC on the wall clock, which may jump; zero before that moment.
 /// Good until the year 2554.
 pub fn wall_ns() -> u64 {

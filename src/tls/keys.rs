@@ -64,6 +64,21 @@ impl Suite {
         Self::ALL.into_iter().find(|suite| suite.code() == code)
     }
 
+    /// The name at IANA.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tls13Aes128GcmSha256 => "TLS_AES_128_GCM_SHA256",
+            Self::Tls13Aes256GcmSha384 => "TLS_AES_256_GCM_SHA384",
+            Self::Tls13ChaCha20Poly1305Sha256 => "TLS_CHACHA20_POLY1305_SHA256",
+            Self::EcdheEcdsaAes128GcmSha256 => "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+            Self::EcdheEcdsaAes256GcmSha384 => "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+            Self::EcdheRsaAes128GcmSha256 => "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            Self::EcdheRsaAes256GcmSha384 => "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+            Self::EcdheRsaChaCha20Poly1305Sha256 => "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+            Self::EcdheEcdsaChaCha20Poly1305Sha256 => "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        }
+    }
+
     /// The version the suite belongs to.
     pub const fn version(self) -> Version {
         match self {

@@ -107,15 +107,11 @@ impl Outgoing {
                 return false;
             }
         }
-        let Some(open) = self.open_record(layer, plain_max.max(batch_len(block.len())), sends) else { return false };
-        let buf = self.buf.as_mut().expect("an open record has a buffer");
-        let fits = open.batch.push(&mut buf.storage_mut()[open.at..open.limit], block);
-        debug_assert!(fits, "a fresh record has room for the block it was opened for");
-        fits
+        self.begin_record(layer, block, plain_max.max(batch_len(block.len())), sends).is_some()
     }
 
-    /// Begins a record with room for `plain` bytes; `None` if the buffer has none.
-    fn open_record(&mut self, layer: &RecordLayer, plain: usize, sends: &mut SendPool) -> Option<&mut OpenRecord> {
+    /// Begins a record of at most `plain` bytes with `block`; `None` if the buffer has no room.
+    fn begin_record(&mut self, layer: &RecordLayer, block: &[u8], plain: usize, sends: &mut SendPool) -> Option<()> {
         let buf = self.buf.get_or_insert_with(|| sends.take());
         let at = buf.end() + layer.prefix_len();
         let room = buf.capacity().checked_sub(at + layer.suffix_len())?;
@@ -123,8 +119,13 @@ impl Outgoing {
             return None;
         }
         let limit = at + plain.min(room);
-        let batch = Batch::begin(&mut buf.storage_mut()[at..limit]);
-        Some(self.open.insert(OpenRecord { at, limit, batch }))
+        let area = &mut buf.storage_mut()[at..limit];
+        let mut batch = Batch::begin(area);
+        if !batch.push(area, block) {
+            return None;
+        }
+        self.open = Some(OpenRecord { at, limit, batch });
+        Some(())
     }
 
     /// Seals the record under construction, if any.

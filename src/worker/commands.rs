@@ -8,6 +8,7 @@ use super::seeds::{Command, ConnSeed, ConnView, PortView, Report, SessionSeed};
 use super::slots::{ConnState, Phase, Port};
 use crate::ids::{PortId, SessionId};
 use crate::metrics::closes::CloseReason;
+use crate::tls::keys::Version;
 use crate::tunnel::link::Link;
 
 /// Commands per turn, so that a wave of logins cannot hold up frames.
@@ -111,7 +112,11 @@ impl<Io: StreamIo> Worker<Io> {
         let conn_view = |port: &Port, key: ConnKey| {
             let state = self.conns.get(key)?;
             let layer = &port.link.conn(key)?.layer;
-            let tls = format!("{} {}", layer.version(), layer.suite());
+            let version = match layer.version() {
+                Version::Tls12 => "1.2",
+                Version::Tls13 => "1.3",
+            };
+            let tls = format!("{version} {}", layer.suite().name());
             Some(ConnView { id: state.id, peer: state.peer, tls, key_updates: layer.key_updates() })
         };
         let view = |port: &Port| PortView {

@@ -63,7 +63,7 @@ impl PortTable {
     /// Puts a port into the slot reserved for it.
     pub fn insert(&mut self, port: Box<Port>) {
         self.sessions.insert(port.session, port.id);
-        self.slots[port.id.slot()].port = Some(port);
+        self.put_back(port);
     }
 
     /// The port of that name, if it still exists and is not taken out.
