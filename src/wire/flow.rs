@@ -71,7 +71,7 @@ impl Mix {
     #[inline]
     fn mix(self, word: u64) -> Self {
         let product = u128::from(self.0 ^ word ^ SALT) * u128::from(MULTIPLIER ^ word.rotate_left(32));
-        Self((product ^ (product >> 64)) as u64 & u64::MAX)
+        Self((product >> 64) as u64 ^ (product & 0xffff_ffff_ffff_ffff) as u64)
     }
 
     #[inline]
