@@ -40,6 +40,8 @@ reasons! {
         FrameTooLong = "frame_too_long",
         /// Compressed frame that does not inflate to at most 1600 bytes.
         FrameInflate = "frame_inflate",
+        /// Frame from a port that is not open in this hub.
+        HubPortClosed = "hub_port_closed",
         /// Source address is a group address or zero.
         HubGroupSource = "hub_group_source",
         /// Destination lives behind the port the frame came from.

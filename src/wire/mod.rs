@@ -1,4 +1,13 @@
 //! Views of headers on bytes. `new_checked` looks at the length once; accessors rely on it.
 #![forbid(unsafe_code)]
 
+pub mod dhcp;
 pub mod ethernet;
+pub mod flow;
+pub mod icmpv6;
+pub mod ipv4;
+pub mod ipv6;
+pub mod kinds;
+pub mod tcp;
+pub mod udp;
+pub mod vlan;
