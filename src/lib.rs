@@ -20,5 +20,8 @@ pub mod config;
 
 pub mod metrics;
 
+pub mod cli;
+pub mod commands;
+pub mod event;
 pub mod ids;
 pub mod tick;

@@ -1,1 +1,2 @@
 //! (module text)
+pub mod sha0;
