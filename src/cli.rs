@@ -56,7 +56,7 @@ pub struct ServeArgs {
     pub state: Option<PathBuf>,
     /// Address to accept members on; may be given up to 64 times.
     ///
-    /// Such as 192.0.2.1:443 or [::]:443, which takes IPv4 too. Without it: ports 443, 992, 1194 and
+    /// Such as `192.0.2.1:443` or `[::]:443`, which takes IPv4 too. Without it: ports 443, 992, 1194 and
     /// 5555 on all addresses, as many of them as are free. An address given here must be free.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<String>,

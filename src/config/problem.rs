@@ -82,7 +82,7 @@ impl<'t> Report<'t> {
         Self { file, text, problems: Vec::new() }
     }
 
-    /// Notes a problem. Beyond [`PROBLEMS_MAX`] they are no longer kept.
+    /// Notes a problem. Beyond the first 50 they are no longer kept.
     pub fn add(&mut self, place: &Place, what: impl Into<String>, hint: impl Into<String>) {
         if self.problems.len() >= PROBLEMS_MAX {
             return;

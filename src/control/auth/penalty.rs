@@ -137,7 +137,7 @@ impl Entry {
 
 /// Failures that cost nothing: one forgets, one mistypes.
 const FREE: u32 = 4;
-/// The first wait; half of a client's least retry interval would not slow a guesser down.
+/// The first wait (H6); also the shortest interval at which stock clients retry.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait (H6).
 const LONGEST_WAIT: Duration = Duration::from_secs(600);

@@ -69,7 +69,7 @@ impl Prepared {
             Some(first) => first.write_note(note, server)?,
             None => writeln!(
                 note,
-                "Accounts: {}. A new password: hublane user reset NAME --state {}",
+                "Accounts: {}. A new password: hublane user reset NAME --hub HUB --state {}",
                 self.accounts.list().len(),
                 state.display()
             )?,
@@ -78,10 +78,12 @@ impl Prepared {
         for (kind, fingerprint) in self.certificates.fingerprints() {
             writeln!(note, "  {kind:<5}  {fingerprint}")?;
         }
-        if self.first_user.is_some() {
+        if let Some(first) = &self.first_user {
             writeln!(
                 note,
-                "The password is shown this once. A new one: hublane user reset {FIRST_USER} --state {}",
+                "The password is shown this once. A new one: hublane user reset {} --hub {} --state {}",
+                first.name,
+                quoted(&first.hub),
                 state.display()
             )?;
         }
@@ -164,7 +166,7 @@ mod tests {
             "AccountCreate hublane /SERVER:192.0.2.7:4430 /HUB:PUBLIC /USERNAME:member1 /NICNAME:vpn",
             &format!("AccountPasswordSet hublane /PASSWORD:{password} /TYPE:standard"),
             "/CMD AccountConnect hublane",
-            "hublane user reset member1 --state /s",
+            "hublane user reset member1 --hub PUBLIC --state /s",
             &first.certificates.fingerprints()[0].1,
             &first.certificates.fingerprints()[1].1,
         ] {
