@@ -22,6 +22,9 @@ pub mod config;
 
 pub mod metrics;
 
+pub mod cli;
+pub mod commands;
+pub mod event;
 pub mod ids;
 pub(crate) mod sync;
 pub mod tick;

@@ -1,0 +1,337 @@
+//! The command line as typed. What it means is decided by [`crate::config`].
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::problem::{Located, Place};
+use crate::config::raw::RawServer;
+use crate::control::state;
+
+/// A virtual Ethernet hub for VPN that SoftEther clients log in to.
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(name = "hublane", version, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Run the server.
+    ///
+    /// Without --config there is one hub, PUBLIC. The first start makes certificates and one user and
+    /// prints what a member types to come in. SIGTERM ends every session in good order.
+    Serve(Box<ServeArgs>),
+    /// Show, add and remove users. A running server takes the change at the next login.
+    User(UserArgs),
+    /// Show how a running server is: workers, hubs, reasons of dropped frames.
+    Status(AskArgs),
+    /// Show or end sessions of a running server.
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Show learned addresses of a running server.
+    #[command(subcommand)]
+    Mac(MacCommand),
+    /// Look at configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Explain every reason for which a frame is dropped or a connection closed.
+    Drops,
+}
+
+/// Options of `hublane serve`. Each comes before the same key of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct ServeArgs {
+    /// Configuration in TOML. Without it: hub PUBLIC and the defaults shown here.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Accounts and certificates [default: /var/lib/hublane for root, else ~/.local/state/hublane].
+    ///
+    /// Made with mode 0700 if it is not there. One server at a time may use it.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Address to accept members on; may be given up to 64 times.
+    ///
+    /// Such as `192.0.2.1:443` or `[::]:443`, which takes IPv4 too. Without it: ports 443, 992, 1194 and
+    /// 5555 on all addresses, as many of them as are free. An address given here must be free.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<String>,
+    /// Unix socket for `hublane status` and its like, mode 0600 [default: control.sock in --state].
+    #[arg(long, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
+    /// Processors of the workers, one thread each, as 0-3 or 0,2 [default: all the process may use, at most 63].
+    #[arg(long, value_name = "CPULIST")]
+    pub workers: Option<String>,
+    /// Processors of the control threads (handshakes, logins) [default: all the process may use].
+    #[arg(long, value_name = "CPULIST")]
+    pub control_cpus: Option<String>,
+    /// Entries of each worker's submission ring: a power of two, 64 to 32768 [default: 1024].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub queue_depth: Option<i64>,
+    /// Use at most the kernel features of that version: all, 6.1 or 5.15 (which means epoll) [default: all].
+    ///
+    /// For tests. Features that the kernel lacks are never used, whatever is said here.
+    #[arg(long, value_name = "VERSION")]
+    pub kernel_features: Option<String>,
+    /// TLS versions to offer: 1.2, 1.3 or both [default: 1.2,1.3].
+    #[arg(long, value_name = "VERSIONS", value_delimiter = ',')]
+    pub tls_versions: Vec<String>,
+    /// Certificates to show: auto, rsa or ecdsa [default: auto: both, the client's offer decides].
+    #[arg(long, value_name = "KIND")]
+    pub certificate: Option<String>,
+    /// Implementation that seals and opens records: aws-lc (fast) or aes-gcm (pure Rust) [default: aws-lc].
+    #[arg(long, value_name = "NAME")]
+    pub aead: Option<String>,
+    /// Update each TLS 1.3 key after so many records, 1 to 16777216 [default: when the cipher asks for it].
+    #[arg(long, value_name = "RECORDS", allow_negative_numbers = true)]
+    pub rekey_after: Option<i64>,
+    /// Check configuration and state, then exit: 0 if the server could start, 1 if not.
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl ServeArgs {
+    /// What was typed of `[server]`, for [`crate::config::Config::load`].
+    pub fn raw(&self) -> RawServer {
+        RawServer {
+            listen: words("--listen", &self.listen),
+            workers: located("--workers", self.workers.as_ref()),
+            control_cpus: located("--control-cpus", self.control_cpus.as_ref()),
+            queue_depth: located("--queue-depth", self.queue_depth.as_ref()),
+            kernel_features: located("--kernel-features", self.kernel_features.as_ref()),
+            tls_versions: words("--tls-versions", &self.tls_versions),
+            certificate: located("--certificate", self.certificate.as_ref()),
+            aead: located("--aead", self.aead.as_ref()),
+            rekey_after_records: located("--rekey-after", self.rekey_after.as_ref()),
+            ..RawServer::default()
+        }
+    }
+
+    /// The state directory: as typed, else the default.
+    pub fn state_dir(&self) -> PathBuf {
+        self.state.clone().unwrap_or_else(state::default_path)
+    }
+
+    /// The control socket: as typed, else in the state directory.
+    pub fn control_socket(&self) -> PathBuf {
+        self.control_socket.clone().unwrap_or_else(|| state::control_socket(&self.state_dir()))
+    }
+}
+
+/// `hublane user …`
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct UserArgs {
+    /// What to do with users.
+    #[command(subcommand)]
+    pub command: UserCommand,
+    /// Where the accounts are [default: as for serve].
+    #[arg(long, value_name = "DIR", global = true)]
+    pub state: Option<PathBuf>,
+    /// Hub the user belongs to; case does not count [default: PUBLIC; list: all hubs].
+    #[arg(long, value_name = "HUB", global = true)]
+    pub hub: Option<String>,
+}
+
+impl UserArgs {
+    /// The state directory: as typed, else the default.
+    pub fn state_dir(&self) -> PathBuf {
+        self.state.clone().unwrap_or_else(state::default_path)
+    }
+}
+
+/// What to do with users.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum UserCommand {
+    /// Show all users.
+    List,
+    /// Add a user. Prints the password if it was made here.
+    Add(PasswordArgs),
+    /// Give a user another password. Prints it if it was made here. His sessions go on.
+    Reset(PasswordArgs),
+    /// Remove a user. His sessions go on until they end: see `hublane session kick`.
+    Remove {
+        /// Name of the user; case does not count.
+        name: String,
+    },
+}
+
+/// A user and where his password comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct PasswordArgs {
+    /// Name: 1 to 255 of A-Z a-z 0-9 space ( ) - _ # % & . @; case does not count.
+    pub name: String,
+    /// Take the password from the first line of standard input (1 to 255 bytes) instead of making one.
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+/// `hublane session …`
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum SessionCommand {
+    /// Show sessions.
+    List(ListArgs),
+    /// End a session. Its client may log in again.
+    Kick {
+        /// Name as in `hublane session list`: SID-…; case does not count.
+        name: String,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "clap would show it")]
+        ask: AskArgs,
+    },
+}
+
+/// `hublane mac …`
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum MacCommand {
+    /// Show learned addresses.
+    List(ListArgs),
+}
+
+/// `hublane config …`
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum ConfigCommand {
+    /// Check a file: 0 if a server would take it, 1 if not; says every line that is wrong.
+    Check {
+        /// Configuration in TOML.
+        file: PathBuf,
+    },
+}
+
+/// A list of something in hubs.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct ListArgs {
+    /// Only this hub; case does not count [default: all hubs].
+    #[arg(long, value_name = "HUB")]
+    pub hub: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub ask: AskArgs,
+}
+
+/// How to ask a running server.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct AskArgs {
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    pub json: bool,
+    /// Socket of the server [default: control.sock in --state].
+    #[arg(long, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
+    /// State directory of the server [default: as for serve].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+impl AskArgs {
+    /// The control socket: as typed, else in the state directory.
+    pub fn control_socket(&self) -> PathBuf {
+        let state = || self.state.clone().unwrap_or_else(state::default_path);
+        self.control_socket.clone().unwrap_or_else(|| state::control_socket(&state()))
+    }
+}
+
+fn located<T: Clone>(option: &'static str, value: Option<&T>) -> Option<Located<T>> {
+    value.map(|value| Located { value: value.clone(), place: Place::Option(option) })
+}
+
+fn words(option: &'static str, values: &[String]) -> Option<Vec<Located<String>>> {
+    let words: Vec<_> = values.iter().filter_map(|value| located(option, Some(value))).collect();
+    if words.is_empty() { None } else { Some(words) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn clap_agrees_with_itself() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_has_help() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn every_option_of_serve_reaches_the_configuration() {
+        let line = "hublane serve --config /c --state /s --listen 127.0.0.1:1 --listen [::1]:2 --control-socket /k \
+            --workers 0-1 --control-cpus 2 --queue-depth 64 --kernel-features 6.1 --tls-versions 1.2,1.3 \
+            --certificate rsa --aead aes-gcm --rekey-after 9 --check";
+        let Ok(Command::Serve(args)) = parse(line) else { panic!("serve") };
+        assert_eq!((args.config.as_deref(), args.check), (Some("/c".as_ref()), true));
+        assert_eq!((args.state_dir(), args.control_socket()), ("/s".into(), "/k".into()));
+        let server = Config::load(None, args.raw(), &[]).unwrap().server;
+        let listen: Vec<_> = server.listen.iter().map(|listen| listen.address.to_string()).collect();
+        assert_eq!(listen, ["127.0.0.1:1", "[::1]:2"]);
+        assert_eq!(server.workers.unwrap().to_string(), "0-1");
+        assert_eq!(server.control_cpus.unwrap().to_string(), "2");
+        assert_eq!((server.queue_depth, server.rekey_after_records), (64, Some(9)));
+        assert_eq!(server.kernel_features, crate::config::KernelFeatures::V6_1);
+        assert_eq!(server.certificate, crate::config::Certificate::Rsa);
+        assert_eq!(server.aead, crate::config::AeadBackend::AesGcm);
+        assert!(server.tls_versions.v1_2 && server.tls_versions.v1_3);
+    }
+
+    #[test]
+    fn mistakes_in_options_name_the_option() {
+        for (options, option) in [
+            ("--listen 443", "--listen"),
+            ("--workers a", "--workers"),
+            ("--control-cpus 1-0", "--control-cpus"),
+            ("--queue-depth -1", "--queue-depth"),
+            ("--kernel-features 5", "--kernel-features"),
+            ("--tls-versions 1.2,1.1", "--tls-versions"),
+            ("--certificate x", "--certificate"),
+            ("--aead x", "--aead"),
+            ("--rekey-after 0", "--rekey-after"),
+        ] {
+            let Ok(Command::Serve(args)) = parse(&format!("hublane serve {options}")) else { panic!("{options}") };
+            let error = Config::load(None, args.raw(), &[]).unwrap_err();
+            assert_eq!((error.problems.len(), error.problems[0].place.as_str()), (1, option), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_commands() {
+        for line in [
+            "user list",
+            "user list --hub H --state /s",
+            "user --state /s add alice --password-stdin --hub H",
+            "user reset alice",
+            "user remove alice --state /s",
+            "status --json --control-socket /k",
+            "session list --hub H --json",
+            "session kick SID-A-1 --state /s",
+            "mac list",
+            "config check /f",
+            "drops",
+            "serve",
+        ] {
+            parse(&format!("hublane {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in ["", "user", "user add", "session", "session kick", "config check", "serve extra", "serve --port 1"]
+        {
+            assert!(parse(&format!("hublane {line}")).is_err(), "{line}");
+        }
+        let Ok(Command::Status(ask)) = parse("hublane status --state /s") else { panic!("status") };
+        assert_eq!(ask.control_socket(), PathBuf::from("/s/control.sock"));
+    }
+}

@@ -1,0 +1,221 @@
+//! Every command but `serve`: short-lived, on one thread, without any part of the server.
+#![forbid(unsafe_code)]
+
+use std::io::{self, BufRead, Read, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::cli::{AskArgs, Command, ConfigCommand, MacCommand, PasswordArgs, SessionCommand, UserArgs, UserCommand};
+use crate::config::problem::ConfigError;
+use crate::config::raw::RawServer;
+use crate::config::{Config, DEFAULT_HUB};
+use crate::control::admin::client::{self, AskError};
+use crate::control::admin::table::{Align, Table};
+use crate::control::admin::{Answer, Request};
+use crate::control::state::accounts::{AccountStore, PASSWORD_BYTES_MAX};
+use crate::control::state::{StateError, secrets};
+use crate::metrics::closes::CloseReason;
+use crate::metrics::drops::DropReason;
+
+/// Why a command failed. Its text has a hint.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The state directory is wrong.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// No answer from a server.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The server said no.
+    #[error("{0}")]
+    Refused(String),
+    /// Standard input or output failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Runs `command`; `enforced` are the policy items of [`Config::load`]. `Ok(false)`: it is `serve`,
+/// which is not for here.
+///
+/// # Errors
+/// As the command has it; the caller prints it and exits with 1.
+pub fn run(
+    command: &Command,
+    enforced: &[&str],
+    input: &mut dyn BufRead,
+    out: &mut dyn Write,
+) -> Result<bool, CommandError> {
+    match command {
+        Command::Serve(_) => return Ok(false),
+        Command::User(args) => user(args, input, out)?,
+        Command::Status(args) => ask(args, &Request::Status {}, out)?,
+        Command::Session(SessionCommand::List(list)) => {
+            ask(&list.ask, &Request::SessionList { hub: list.hub.clone() }, out)?;
+        }
+        Command::Session(SessionCommand::Kick { name, ask: args }) => {
+            ask(args, &Request::SessionKick { name: name.clone() }, out)?;
+        }
+        Command::Mac(MacCommand::List(list)) => ask(&list.ask, &Request::MacList { hub: list.hub.clone() }, out)?,
+        Command::Config(ConfigCommand::Check { file }) => {
+            let config = Config::load(Some(file), RawServer::default(), enforced)?;
+            let hubs: Vec<&str> = config.hubs.iter().map(|hub| hub.name.as_str()).collect();
+            writeln!(out, "{}: good. Hubs: {}", file.display(), hubs.join(", "))?;
+        }
+        Command::Drops => out.write_all(reasons().as_bytes())?,
+    }
+    Ok(true)
+}
+
+fn user(args: &UserArgs, input: &mut dyn BufRead, out: &mut dyn Write) -> Result<(), CommandError> {
+    let store = AccountStore::open(&args.state_dir())?;
+    let hub = args.hub.as_deref().unwrap_or(DEFAULT_HUB);
+    match &args.command {
+        UserCommand::List => out.write_all(users(&store, args.hub.as_deref()).as_bytes())?,
+        UserCommand::Add(add) => {
+            let password = password(add, input)?;
+            let account = store.add(hub, &add.name, &password)?;
+            writeln!(out, "user {} of hub {} added", account.name, account.hub)?;
+            tell(add, &password, out)?;
+        }
+        UserCommand::Reset(reset) => {
+            let password = password(reset, input)?;
+            store.reset(hub, &reset.name, &password)?;
+            writeln!(out, "user {} of hub {hub} has another password", reset.name)?;
+            tell(reset, &password, out)?;
+        }
+        UserCommand::Remove { name } => {
+            store.remove(hub, name)?;
+            writeln!(out, "user {name} of hub {hub} removed")?;
+        }
+    }
+    Ok(())
+}
+
+fn users(store: &AccountStore, hub: Option<&str>) -> String {
+    let mut table = Table::new(&[
+        ("HUB", Align::Left),
+        ("USER", Align::Left),
+        ("MEMBER", Align::Right),
+        ("CREATED", Align::Left),
+        ("STATE", Align::Left),
+    ]);
+    for user in store.list().iter().filter(|user| hub.is_none_or(|hub| user.hub.eq_ignore_ascii_case(hub))) {
+        let state = if user.disabled { "disabled" } else { "enabled" };
+        let member = user.member().0.to_string();
+        table.row([user.hub.clone(), user.name.clone(), member, user.created.clone(), state.to_owned()]);
+    }
+    table.text()
+}
+
+/// The password: from standard input, or a new one.
+fn password(args: &PasswordArgs, input: &mut dyn BufRead) -> Result<Zeroizing<String>, CommandError> {
+    if !args.password_stdin {
+        return Ok(secrets::generate_password());
+    }
+    let mut line = Zeroizing::new(String::with_capacity(PASSWORD_BYTES_MAX + 3));
+    // Two bytes for the line break, one to see that it is too long.
+    input.take(PASSWORD_BYTES_MAX as u64 + 3).read_line(&mut line)?;
+    let length = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(length);
+    Ok(line)
+}
+
+fn tell(args: &PasswordArgs, password: &str, out: &mut dyn Write) -> io::Result<()> {
+    if args.password_stdin { Ok(()) } else { writeln!(out, "password {password}   (shown this once)") }
+}
+
+fn ask(args: &AskArgs, request: &Request, out: &mut dyn Write) -> Result<(), CommandError> {
+    let answer = client::ask(&args.control_socket(), request)?;
+    if let Answer::Error { message } = &answer
+        && !args.json
+    {
+        return Err(CommandError::Refused(message.clone()));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let text = if args.json { client::json(&answer) } else { client::text(&answer, now) };
+    out.write_all(text.as_bytes())?;
+    match answer {
+        Answer::Error { message } => Err(CommandError::Refused(message)),
+        _ => Ok(()),
+    }
+}
+
+/// Every reason with its help.
+fn reasons() -> String {
+    let mut drops = Table::new(&[("FRAME DROPPED", Align::Left), ("MEANING", Align::Left)]);
+    for reason in DropReason::ALL {
+        drops.row([reason.label().to_owned(), reason.help().trim().to_owned()]);
+    }
+    let mut closes = Table::new(&[("CONNECTION CLOSED", Align::Left), ("BY", Align::Left), ("MEANING", Align::Left)]);
+    for reason in CloseReason::ALL {
+        let by = format!("{:?}", reason.fault()).to_ascii_lowercase();
+        closes.row([reason.label().to_owned(), by, reason.help().trim().to_owned()]);
+    }
+    format!("{}\n{}", drops.text(), closes.text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
+
+    fn run_line(line: &str, input: &str) -> (Result<bool, CommandError>, String) {
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let mut out = Vec::new();
+        let result = run(&cli.command, &[], &mut input.as_bytes(), &mut out);
+        (result, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn users_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().display();
+        let (result, out) = run_line(&format!("hublane user add alice --state {state}"), "");
+        assert!(result.is_ok() && out.contains("user alice of hub PUBLIC added\npassword "), "{out}");
+        let (result, out) =
+            run_line(&format!("hublane user add bob --hub H --password-stdin --state {state}"), "pw\r\n");
+        assert!(result.is_ok() && !out.contains("password"), "{out}");
+        let hashed = crate::tunnel::sha0::hashed_password(b"pw", "bob");
+        let store = AccountStore::open(dir.path()).unwrap();
+        assert_eq!(store.find("H", "bob").unwrap().hashed_password.0, hashed);
+        let (_, out) = run_line(&format!("hublane user list --state {state}"), "");
+        assert!(out.contains("PUBLIC  alice") && out.contains("bob"), "{out}");
+        let (_, out) = run_line(&format!("hublane user list --hub h --state {state}"), "");
+        assert!(!out.contains("alice") && out.contains("bob"), "{out}");
+        let (_, out) = run_line(&format!("hublane user reset ALICE --state {state}"), "");
+        assert!(out.contains("another password\npassword "), "{out}");
+        assert!(run_line(&format!("hublane user remove alice --state {state}"), "").0.is_ok());
+        let (result, _) = run_line(&format!("hublane user remove alice --state {state}"), "");
+        assert!(result.unwrap_err().to_string().contains("hint: `hublane user list`"));
+        let too_long = "x".repeat(256);
+        let (result, _) = run_line(&format!("hublane user add eve --password-stdin --state {state}"), &too_long);
+        assert!(result.unwrap_err().to_string().contains("1 to 255 bytes"));
+    }
+
+    #[test]
+    fn reasons_are_all_explained() {
+        let (_, out) = run_line("hublane drops", "");
+        let rows = out.lines().filter(|line| !line.is_empty()).count();
+        assert_eq!(rows, DropReason::ALL.len() + CloseReason::ALL.len() + 2);
+        assert!(out.contains("egress_queue_full") && out.contains("peer_close_notify"), "{out}");
+    }
+
+    #[test]
+    fn config_check_and_missing_servers() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "[[hub]]\nname = \"Home\"\n").unwrap();
+        let line = format!("hublane config check {}", file.display());
+        assert!(run_line(&line, "").1.ends_with("good. Hubs: Home\n"));
+        std::fs::write(&file, "[[hub]]\nnam = \"Home\"\n").unwrap();
+        assert!(run_line(&line, "").0.unwrap_err().to_string().contains("c.toml:2:1: unknown key \"nam\""));
+        let (result, _) = run_line(&format!("hublane status --state {}", dir.path().display()), "");
+        assert!(matches!(result, Err(CommandError::Ask(AskError::NoServer(_)))));
+    }
+}
