@@ -2,8 +2,8 @@
 //! workers, without locks.
 //!
 //! An entry is two atomic words, key (MAC, VLAN) and value (port, time last seen, in seconds). Entries
-//! lie in buckets of one cache line; an address is looked for in [`PROBE_BUCKETS`] neighbouring
-//! buckets, so the work is bounded however full the table is.
+//! lie in buckets of one cache line; an address is in one of two, the emptier when it was inserted, so
+//! the work is bounded however full the table is.
 //!
 //! * **An entry lives while its value is not zero.** Inserting stores the key, then the value; deleting
 //!   makes the value zero, then frees the key. A reader looks at the key again after the value: if the
@@ -11,7 +11,7 @@
 //!   tenant of the place, so that it takes 8 tenants between two loads to deceive a reader.
 //! * **A value changes only by compare-and-swap from the value that was looked at**: a refresh, a move,
 //!   a refusal to move and a deletion exclude each other without further ado.
-//! * **Inserting** needs a token of the address' home bucket, so that no address gets two entries. Who
+//! * **Inserting** needs a token that the address names, so that no address gets two entries. Who
 //!   does not get the token soon goes without: the next frame will be learned.
 //! * **Deleting** is done by [`Fdb::sweep`] alone, where every bucket has one worker as its owner.
 //!   Entries of closed ports and old entries count as absent long before that.
@@ -100,7 +100,7 @@ pub struct MacEntry {
 #[derive(Debug)]
 pub struct Fdb {
     buckets: Box<[Bucket]>,
-    /// One per group of home buckets.
+    /// One per group of addresses.
     tokens: Box<[AtomicBool]>,
     /// Entries, alive or waiting for the sweep.
     entries: CachePadded<AtomicU32>,
@@ -156,8 +156,8 @@ impl Fdb {
     /// each entry. `seed` makes collisions unpredictable: any number unknown to members.
     pub fn new(entries_max: usize, ageing_secs: u32, seed: u64) -> Self {
         let entries_max = entries_max.clamp(*ENTRIES_RANGE.start(), *ENTRIES_RANGE.end());
-        // At most half full, so that the probed buckets of hardly any address are all taken.
-        let buckets = (entries_max * 2 / WAYS).next_power_of_two().max(PROBE_BUCKETS);
+        // At most half full: then about one address in 100,000 finds both of its buckets taken.
+        let buckets = (entries_max * 2 / WAYS).next_power_of_two();
         Self {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             tokens: (0..buckets.min(TOKENS_MAX)).map(|_| AtomicBool::new(false)).collect(),
@@ -243,24 +243,25 @@ impl Fdb {
         self.buckets.len()
     }
 
-    /// Buckets in which `home`'s addresses may lie.
+    /// The two buckets in which `key` may lie.
     #[inline]
-    fn probe(&self, home: usize) -> impl Iterator<Item = &Bucket> {
+    fn homes(&self, key: Key) -> [&Bucket; 2] {
+        let hash = self.hash(key);
         let mask = self.buckets.len() - 1;
-        (0..PROBE_BUCKETS).map(move |step| &self.buckets[(home + step) & mask])
+        [hash & 0xffff_ffff, hash >> 32].map(|half| &self.buckets[(half & 0xffff_ffff) as usize & mask])
     }
 
-    /// The home bucket of `key`.
     #[inline]
-    fn home(&self, key: Key) -> usize {
+    fn hash(&self, key: Key) -> u64 {
         let product = u128::from(key.0 ^ self.seed) * u128::from(HASH_MULTIPLIER);
-        let hash = (product >> 64) as u64 ^ (product & 0xffff_ffff_ffff_ffff) as u64;
-        (hash & 0xffff_ffff) as usize & (self.buckets.len() - 1)
+        let folded = (product >> 64) as u64 ^ (product & 0xffff_ffff_ffff_ffff) as u64;
+        // Once more, for the upper half to depend on every bit.
+        folded.wrapping_mul(HASH_MULTIPLIER) ^ (folded >> 32)
     }
 
     #[inline]
     fn find(&self, key: Key) -> Option<Found<'_>> {
-        for bucket in self.probe(self.home(key)) {
+        for bucket in self.homes(key) {
             for (key_word, value_word) in bucket.keys.iter().zip(&bucket.values) {
                 let seen = key_word.load(Acquire);
                 if seen & (KEY_MASK | KEY_TAKEN) != key.0 | KEY_TAKEN {
@@ -310,41 +311,49 @@ impl Fdb {
     /// No entry exists. `None` if one came into being meanwhile.
     #[cold]
     fn insert(&self, key: Key, claim: &Claim, now: u32, ports: &PortDirectory) -> Option<Learned> {
-        let home = self.home(key);
-        let token = &self.tokens[home & (self.tokens.len() - 1)];
+        let token = &self.tokens[(self.hash(key) & 0xffff) as usize & (self.tokens.len() - 1)];
         if !take(token) {
             return Some(Learned::Busy);
         }
-        let outcome = if self.find(key).is_some() { None } else { Some(self.insert_new(home, key, claim, now, ports)) };
+        let outcome = if self.find(key).is_some() { None } else { Some(self.insert_new(key, claim, now, ports)) };
         token.store(false, Release);
         outcome
     }
 
     /// The token is ours and no live entry of `key` exists.
-    fn insert_new(&self, home: usize, key: Key, claim: &Claim, now: u32, ports: &PortDirectory) -> Learned {
+    fn insert_new(&self, key: Key, claim: &Claim, now: u32, ports: &PortDirectory) -> Learned {
         if !ports.reserve_mac(claim.port, claim.macs_max) {
             return Learned::PortLimit;
         }
-        if self.entries.fetch_add(1, Relaxed) < self.entries_max {
-            for bucket in self.probe(home) {
-                for (key_word, value_word) in bucket.keys.iter().zip(&bucket.values) {
-                    let empty = key_word.load(Acquire);
-                    if empty & KEY_TAKEN != 0 {
-                        continue;
-                    }
-                    let tag = (empty >> TAG_SHIFT_KEY).wrapping_add(1) & TAG_MASK;
-                    let taken = key.0 | KEY_TAKEN | tag << TAG_SHIFT_KEY;
-                    // Fails if the worker of another home bucket takes the place first.
-                    if key_word.compare_exchange(empty, taken, AcqRel, Relaxed).is_ok() {
-                        value_word.store(Value::new(claim.port, now, tag).0, Release);
-                        return Learned::New;
-                    }
-                }
-            }
+        let has_room = self.entries.fetch_add(1, Relaxed) < self.entries_max;
+        if has_room && self.occupy(key, claim.port, now) {
+            return Learned::New;
         }
         self.entries.fetch_sub(1, Relaxed);
         ports.release_mac(claim.port);
         Learned::Full
+    }
+
+    /// Puts an entry into the emptier bucket of `key`; false if both are full.
+    fn occupy(&self, key: Key, port: PortId, now: u32) -> bool {
+        let mut homes = self.homes(key);
+        homes.sort_by_key(|bucket| bucket.keys.iter().filter(|word| word.load(Relaxed) & KEY_TAKEN != 0).count());
+        for bucket in homes {
+            for (key_word, value_word) in bucket.keys.iter().zip(&bucket.values) {
+                let empty = key_word.load(Acquire);
+                if empty & KEY_TAKEN != 0 {
+                    continue;
+                }
+                let tag = (empty >> TAG_SHIFT_KEY).wrapping_add(1) & TAG_MASK;
+                let taken = key.0 | KEY_TAKEN | tag << TAG_SHIFT_KEY;
+                // Fails if a worker with another token takes the place first.
+                if key_word.compare_exchange(empty, taken, AcqRel, Relaxed).is_ok() {
+                    value_word.store(Value::new(port, now, tag).0, Release);
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     fn free_if_dead(&self, bucket: &Bucket, way: usize, now: u32, ports: &PortDirectory) -> bool {
@@ -401,9 +410,6 @@ fn age(value: Value, now: u32) -> u32 {
 /// Seconds during which an address that is in use cannot be taken over (protocol note §3.7,
 /// CheckMac). Times are whole seconds, so that up to one second is added.
 pub const HOLD_SECS: u32 = 13;
-
-/// Neighbouring buckets that may hold an address.
-pub const PROBE_BUCKETS: usize = 4;
 
 /// Sizes a table can have.
 pub const ENTRIES_RANGE: std::ops::RangeInclusive<usize> = 8..=1 << 20;
