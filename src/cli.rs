@@ -284,9 +284,9 @@ mod tests {
         assert_eq!(server.workers.unwrap().to_string(), "0-1");
         assert_eq!(server.control_cpus.unwrap().to_string(), "2");
         assert_eq!((server.queue_depth, server.rekey_after_records), (64, Some(9)));
-        assert_eq!(server.kernel_features, crate::config::KernelFeatures::V6_1);
+        assert_eq!(server.kernel_features, crate::sys::features::FeatureMask::K6_1);
         assert_eq!(server.certificate, crate::config::Certificate::Rsa);
-        assert_eq!(server.aead, crate::config::AeadBackend::AesGcm);
+        assert_eq!(server.aead, crate::tls::aead::AeadBackend::RustCrypto);
         assert!(server.tls_versions.v1_2 && server.tls_versions.v1_3);
     }
 

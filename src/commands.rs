@@ -39,8 +39,8 @@ pub enum CommandError {
     Io(#[from] io::Error),
 }
 
-/// Runs `command`; `enforced` are the policy items of [`Config::load`]. `Ok(false)`: it is `serve`,
-/// which is not for here.
+/// Runs `command`; `enforced` are the policy items of [`Config::load`]. Does nothing for `serve`, which is not
+/// for here.
 ///
 /// # Errors
 /// As the command has it; the caller prints it and exits with 1.
@@ -49,9 +49,9 @@ pub fn run(
     enforced: &[&str],
     input: &mut dyn BufRead,
     out: &mut dyn Write,
-) -> Result<bool, CommandError> {
+) -> Result<(), CommandError> {
     match command {
-        Command::Serve(_) => return Ok(false),
+        Command::Serve(_) => {}
         Command::User(args) => user(args, input, out)?,
         Command::Status(args) => ask(args, &Request::Status {}, out)?,
         Command::Session(SessionCommand::List(list)) => {
@@ -68,7 +68,7 @@ pub fn run(
         }
         Command::Drops => out.write_all(reasons().as_bytes())?,
     }
-    Ok(true)
+    Ok(())
 }
 
 fn user(args: &UserArgs, input: &mut dyn BufRead, out: &mut dyn Write) -> Result<(), CommandError> {

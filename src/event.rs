@@ -52,6 +52,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Failed,
+        Self::Penalty,
+        Self::Disabled,
+        Self::Unsupported,
+        Self::Timeout,
+        Self::UnknownHub,
+        Self::HubRefused,
+        Self::Malformed,
+    ];
+
     /// Name in logs and status.
     pub const fn label(self) -> &'static str {
         match self {
@@ -104,8 +116,8 @@ pub enum What {
         user: Arc<str>,
         /// Hub as configured.
         hub: Arc<str>,
-        /// His place on the hub.
-        port: PortId,
+        /// The worker that carries it.
+        worker: usize,
         /// What the client says it is. From the network.
         client: Arc<str>,
     },
@@ -126,8 +138,6 @@ pub enum What {
         session: SessionId,
         /// Real address and port it came from.
         peer: SocketAddr,
-        /// Address and port it reached.
-        local: SocketAddr,
         /// TLS version and cipher suite.
         suite: &'static str,
     },

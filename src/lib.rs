@@ -26,5 +26,6 @@ pub mod cli;
 pub mod commands;
 pub mod event;
 pub mod ids;
+pub mod server;
 pub(crate) mod sync;
 pub mod tick;

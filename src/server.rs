@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::config::{Config, Profile};
+use crate::config::Config;
 use crate::control::accept::{self, Gate};
 use crate::control::admin::server::AdminSocket;
 use crate::control::auth::password::PasswordAuthenticator;
@@ -31,7 +31,7 @@ use crate::control::state::first_start::{self, Prepared};
 use crate::control::state::{StateDir, StateError, secrets};
 use crate::control::workers::WorkerHandle;
 use crate::control::{reports, tls_setup};
-use crate::hub::{self, HubSettings, HubShared};
+use crate::hub::{HubSettings, HubShared};
 use crate::metrics::counters::Counters;
 use crate::sys::affinity::{CpuList, confine_current_thread};
 use crate::sys::clock::wall_ns;
@@ -93,8 +93,8 @@ fn while_doing(doing: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 /// What would keep [`run`] from starting.
 pub fn check(config: &Config, paths: &Paths) -> Result<(), ServerError> {
     let state = StateDir::open(&paths.state)?;
-    let prepared = first_start::prepare(&state, config)?;
-    tls_setup::server_config(prepared.certificates, config.server.tls_versions)?;
+    let mut prepared = first_start::prepare(&state, config)?;
+    tls_setup::server_config(prepared.certificates.take(), config.server.tls_versions)?;
     accept::listen_all(&config.server.listen).map_err(while_doing("listen"))?;
     Ok(())
 }
@@ -106,8 +106,7 @@ pub fn check(config: &Config, paths: &Paths) -> Result<(), ServerError> {
 pub fn run(config: Config, paths: &Paths) -> Result<(), ServerError> {
     let state = StateDir::open(&paths.state)?;
     let mut prepared = first_start::prepare(&state, &config)?;
-    let certificates = prepared.take_certificates();
-    let tls = Arc::new(tls_setup::server_config(certificates, config.server.tls_versions)?);
+    let tls = Arc::new(tls_setup::server_config(prepared.certificates.take(), config.server.tls_versions)?);
     forbid_core_dumps().map_err(while_doing("forbid core dumps"))?;
     let descriptors = raise_open_files().map_err(while_doing("raise the limit of open files"))?;
     let listeners = accept::listen_all(&config.server.listen).map_err(while_doing("listen"))?;
@@ -148,6 +147,7 @@ async fn serve(
         authenticator: Box::new(PasswordAuthenticator::new(Arc::clone(&prepared.accounts))),
         sessions: Arc::clone(&sessions),
         workers: Arc::clone(&crew.handles),
+        hubs: Arc::clone(&crew.hubs),
         events: events.clone(),
         refusals: Refusals::default(),
     });
@@ -296,10 +296,7 @@ fn make_hubs(config: &Config, workers: usize) -> Arc<[Arc<HubShared>]> {
         let mut seed = [0; 8];
         secrets::random(&mut seed);
         let settings = HubSettings {
-            profile: match hub.profile {
-                Profile::Lan => hub::Profile::Lan,
-                Profile::Public => hub::Profile::Public,
-            },
+            profile: hub.profile,
             fdb_entries: usize::try_from(hub.fdb_entries).unwrap_or(usize::MAX),
             ageing_secs: u32::try_from(hub.ageing.as_secs()).unwrap_or(u32::MAX),
             isolate_members: hub.isolate_members,

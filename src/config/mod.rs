@@ -19,11 +19,15 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::hub::Profile;
 use crate::ids::PortId;
+use crate::sys::affinity::CpuList;
+use crate::sys::features::FeatureMask;
+use crate::tls::aead::AeadBackend;
+use crate::tls::config::TlsVersions;
 use policy::Policy;
 use problem::{ConfigError, Located, Place, Report};
 use raw::{RawFile, RawHub, RawServer, Words};
-use values::{CpuList, TlsVersions};
 
 /// Everything an operator decides. Equal configurations behave alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +47,10 @@ pub struct Server {
     pub workers: Option<CpuList>,
     /// Processors of the control threads. `None`: every one that the process may use.
     pub control_cpus: Option<CpuList>,
-    /// Submission ring entries of each worker; a power of two from 64 to 32768. Also the most events taken per wait.
+    /// Submission ring entries of each worker; a power of two from 64 to 32768.
     pub queue_depth: u32,
     /// Kernel features that may be used, if the kernel has them.
-    pub kernel_features: KernelFeatures,
+    pub kernel_features: FeatureMask,
     /// TLS versions offered.
     pub tls_versions: TlsVersions,
     /// Which certificates the server shows.
@@ -57,7 +61,7 @@ pub struct Server {
     pub handshake_timeout: Duration,
     /// Time from the end of the handshake to the end of the login; 1 to 300 s.
     pub login_timeout: Duration,
-    /// TCP connections from one source address (IPv6: one /64); 1 to 1000000.
+    /// TCP connections on their way in (handshake, login) from one source address (IPv6: one /64); 1 to 1000000.
     pub connections_per_source_max: u32,
     /// TLS 1.3 key update after so many records sent. `None`: only when the limits of the cipher ask for it.
     pub rekey_after_records: Option<u64>,
@@ -73,18 +77,6 @@ pub struct Listen {
     /// True if the operator named it: not being able to listen there is an error. Default addresses
     /// may be left out as long as one works, since another program may own port 443.
     pub required: bool,
-}
-
-/// Mask over the kernel's features, so that tests run as on older kernels. Features are probed one by one
-/// in any case; this only takes away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelFeatures {
-    /// Whatever the kernel has.
-    All,
-    /// At most what Linux 6.1 has.
-    V6_1,
-    /// At most what Linux 5.15 has, which means epoll.
-    V5_15,
 }
 
 /// Which certificates the server shows.
@@ -105,15 +97,6 @@ pub enum Certificate {
     },
 }
 
-/// Implementation behind the record layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AeadBackend {
-    /// AWS-LC, in assembler: the fast one.
-    AwsLc,
-    /// The pure Rust crate `aes-gcm`.
-    AesGcm,
-}
-
 /// A `[[hub]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hub {
@@ -129,8 +112,8 @@ pub struct Hub {
     pub fdb_entries: u32,
     /// Sessions at a time; 1 to 262144.
     pub sessions_max: u32,
-    /// Source addresses of one session; 1 to 65535.
-    pub macs_per_session: u32,
+    /// Source addresses of one session; 1 to 65535. `None`: as the profile has it for members and bridges.
+    pub macs_per_session: Option<u32>,
     /// Session ends after so long without a sign of life; 5 to 60 s. Goes to clients in the welcome.
     pub session_timeout: Duration,
     /// TCP connections of one session; 1 to 32.
@@ -142,15 +125,6 @@ pub struct Hub {
     pub same_member: SameMember,
     /// Policy of members who have none of their own.
     pub policy: Policy,
-}
-
-/// Kind of hub (design §6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// Transparent: a switch among friends.
-    Lan,
-    /// Strangers: the gateway for all, known unicast to each other, no flooding of chatter.
-    Public,
 }
 
 /// What a second login of the same member and client does.
@@ -207,7 +181,7 @@ fn check_server(raw: RawServer, folder: &Path, report: &mut Report<'_>) -> Serve
         workers: check_workers(raw.workers, report),
         control_cpus: check_cpus(raw.control_cpus, "control_cpus", report),
         queue_depth: check_queue_depth(raw.queue_depth, report),
-        kernel_features: report.choice(raw.kernel_features, "kernel_features", KERNEL_FEATURES, KernelFeatures::All),
+        kernel_features: report.choice(raw.kernel_features, "kernel_features", KERNEL_FEATURES, FeatureMask::All),
         tls_versions: check_tls_versions(raw.tls_versions, report),
         certificate,
         handshakes_max: report.number(raw.handshakes_max, "handshakes_max", 1..=65_536, 1024),
@@ -252,8 +226,8 @@ fn check_listen(given: Option<Words>, report: &mut Report<'_>) -> Vec<Listen> {
 fn check_workers(given: Option<Located<String>>, report: &mut Report<'_>) -> Option<CpuList> {
     let place = given.as_ref().map(|given| given.place.clone())?;
     let cpus = check_cpus(given, "workers", report)?;
-    if cpus.cpus().len() > PortId::WORKERS_MAX {
-        let what = format!("{} workers are too many", cpus.cpus().len());
+    if cpus.numbers().len() > PortId::WORKERS_MAX {
+        let what = format!("{} workers are too many", cpus.numbers().len());
         report.add(&place, what, format!("at most {}", PortId::WORKERS_MAX));
         return None;
     }
@@ -262,9 +236,11 @@ fn check_workers(given: Option<Located<String>>, report: &mut Report<'_>) -> Opt
 
 fn check_cpus(given: Option<Located<String>>, key: &str, report: &mut Report<'_>) -> Option<CpuList> {
     let given = given?;
-    CpuList::parse(&given.value)
+    given
+        .value
+        .parse::<CpuList>()
         .map_err(|hint| {
-            report.add(&given.place, format!("{key} = {:?} is not a list of processors", given.value), hint)
+            report.add(&given.place, format!("{key} = {:?} is not a list of processors", given.value), hint.to_string())
         })
         .ok()
 }
@@ -280,21 +256,24 @@ fn check_queue_depth(given: Option<Located<i64>>, report: &mut Report<'_>) -> u3
 }
 
 fn check_tls_versions(given: Option<Words>, report: &mut Report<'_>) -> TlsVersions {
-    let both = TlsVersions { v1_2: true, v1_3: true };
-    let Some(given) = given else { return both };
-    let mut versions = TlsVersions { v1_2: false, v1_3: false };
+    let Some(given) = given else { return TlsVersions::Both };
+    let (mut v1_2, mut v1_3) = (false, false);
     for word in given {
         match word.value.trim() {
-            "1.2" => versions.v1_2 = true,
-            "1.3" => versions.v1_3 = true,
+            "1.2" => v1_2 = true,
+            "1.3" => v1_3 = true,
             other => {
                 let what = format!("TLS version {other:?} is not offered");
                 report.add(&word.place, what, "\"1.2\", \"1.3\" or both; older versions are broken (RFC 8996)");
-                return both;
+                return TlsVersions::Both;
             }
         }
     }
-    versions
+    match (v1_2, v1_3) {
+        (true, false) => TlsVersions::Only12,
+        (false, true) => TlsVersions::Only13,
+        _ => TlsVersions::Both,
+    }
 }
 
 fn check_certificate(raw: &RawServer, folder: &Path, report: &mut Report<'_>) -> Certificate {
@@ -368,11 +347,6 @@ fn check_hub(raw: RawHub, name: String, enforced: &[&str], report: &mut Report<'
     let profile = if name.eq_ignore_ascii_case(DEFAULT_HUB) { Profile::Public } else { Profile::Lan };
     let profile = report.choice(raw.profile, "profile", PROFILES, profile);
     let seconds = |s: u32| Duration::from_secs(u64::from(s));
-    let macs = match profile {
-        Profile::Lan => 1024,
-        // A member has one card; a few more for a dual-boot machine or a virtual one behind it.
-        Profile::Public => 8,
-    };
     Hub {
         name,
         profile,
@@ -380,7 +354,7 @@ fn check_hub(raw: RawHub, name: String, enforced: &[&str], report: &mut Report<'
         ageing: seconds(report.number(raw.ageing_s, "ageing_s", 10..=1_000_000, 300)),
         fdb_entries: report.number(raw.fdb_entries, "fdb_entries", 64..=1_048_576, 65_536),
         sessions_max: report.number(raw.sessions_max, "sessions_max", 1..=262_144, 65_536),
-        macs_per_session: report.number(raw.macs_per_session, "macs_per_session", 1..=65_535, macs),
+        macs_per_session: raw.macs_per_session.map(|macs| report.number(Some(macs), "macs_per_session", 1..=65_535, 64)),
         session_timeout: seconds(report.number(raw.session_timeout_s, "session_timeout_s", 5..=60, 20)),
         max_connections: report.number(raw.max_connections, "max_connections", 1..=32, 32),
         compression: check_compression(raw.compression, profile, report),
@@ -413,9 +387,9 @@ const DEFAULT_QUEUE_DEPTH: u32 = 1024;
 /// Below the 2^24.5 full records that AES-GCM allows under one key (RFC 8446 §5.5).
 const REKEY_RECORDS_MAX: i64 = 1 << 24;
 
-const KERNEL_FEATURES: &[(&str, KernelFeatures)] =
-    &[("all", KernelFeatures::All), ("6.1", KernelFeatures::V6_1), ("5.15", KernelFeatures::V5_15)];
-const AEADS: &[(&str, AeadBackend)] = &[("aws-lc", AeadBackend::AwsLc), ("aes-gcm", AeadBackend::AesGcm)];
+const KERNEL_FEATURES: &[(&str, FeatureMask)] =
+    &[("all", FeatureMask::All), ("6.1", FeatureMask::K6_1), ("5.15", FeatureMask::K5_15)];
+const AEADS: &[(&str, AeadBackend)] = &[("aws-lc", AeadBackend::AwsLc), ("aes-gcm", AeadBackend::RustCrypto)];
 const PROFILES: &[(&str, Profile)] = &[("lan", Profile::Lan), ("public", Profile::Public)];
 const SAME_MEMBER: &[(&str, SameMember)] = &[("take-over", SameMember::TakeOver), ("refuse", SameMember::Refuse)];
 

@@ -73,13 +73,13 @@ fn every_key_is_read() {
     assert!(server.listen.iter().all(|listen| listen.required) && server.listen.len() == 2);
     assert_eq!(server.workers.as_ref().map(|cpus| cpus.cpus().len()), Some(4));
     assert_eq!(server.control_cpus.as_ref().map(ToString::to_string).as_deref(), Some("4"));
-    assert_eq!((server.queue_depth, server.kernel_features), (256, KernelFeatures::V5_15));
-    assert_eq!(server.tls_versions, TlsVersions { v1_2: false, v1_3: true });
+    assert_eq!((server.queue_depth, server.kernel_features), (256, FeatureMask::K5_15));
+    assert_eq!(server.tls_versions, TlsVersions::Only13);
     let own = Certificate::Own { chain: "/etc/hublane/chain.pem".into(), key: "/keys/key.pem".into() };
     assert_eq!(server.certificate, own);
     assert_eq!((server.handshakes_max, server.connections_per_source_max), (7, 10));
     assert_eq!((server.handshake_timeout.as_secs(), server.login_timeout.as_secs()), (8, 9));
-    assert_eq!((server.rekey_after_records, server.aead), (Some(1000), AeadBackend::AesGcm));
+    assert_eq!((server.rekey_after_records, server.aead), (Some(1000), AeadBackend::RustCrypto));
     assert!(config.hubs[0].isolate_members && config.hubs[0].profile == Profile::Public);
     let (index, home) = config.hub("HOME").unwrap();
     assert_eq!((index, home.profile, home.ageing.as_secs(), home.fdb_entries), (1, Profile::Lan, 600, 1024));
@@ -188,7 +188,7 @@ fn the_command_line_comes_before_the_file_and_is_named_in_errors() {
     let options = RawServer { workers: typed("--workers", "1-2"), ..RawServer::default() };
     let config = Config::build("f", file, Path::new(""), options, &[]).unwrap();
     assert_eq!(config.server.workers.unwrap().to_string(), "1-2");
-    assert_eq!(config.server.aead, AeadBackend::AesGcm);
+    assert_eq!(config.server.aead, AeadBackend::RustCrypto);
 
     let options = RawServer { workers: typed("--workers", "x"), ..RawServer::default() };
     let error = Config::build("f", file, Path::new(""), options, &[]).unwrap_err();

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,13 +67,19 @@ pub struct Gate {
     all: Arc<Semaphore>,
     sources: Arc<Mutex<HashMap<IpAddr, u32>>>,
     per_source_max: u32,
+    turned_away: AtomicU64,
 }
 
 impl Gate {
     /// At most `max` on the way in at the same time, `per_source_max` of one source (an IPv6 source is a /64).
     pub fn new(max: u32, per_source_max: u32) -> Self {
         let max = usize::try_from(max).unwrap_or(Semaphore::MAX_PERMITS);
-        Self { all: Arc::new(Semaphore::new(max)), sources: Arc::default(), per_source_max }
+        Self { all: Arc::new(Semaphore::new(max)), sources: Arc::default(), per_source_max, turned_away: AtomicU64::new(0) }
+    }
+
+    /// Connections closed because there were too many.
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away.load(Relaxed)
     }
 
     /// A ticket for a connection from `peer`; `None` if there are too many.
@@ -126,6 +133,7 @@ pub async fn run(listener: TcpListener, gate: Arc<Gate>, front: Arc<Front>) {
 fn admit(tcp: TcpStream, peer: SocketAddr, gate: &Gate, front: &Arc<Front>) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let Some(ticket) = gate.enter(peer.ip()) else {
+        gate.turned_away.fetch_add(1, Relaxed);
         return tracing::debug!(%peer, "too many connections on their way in; closed");
     };
     let front = Arc::clone(front);

@@ -11,13 +11,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::auth::{Attempt, AuthError, Authenticator, Presented};
+use super::auth::{Attempt, AuthError, Authenticator, Presented, within};
 use super::log::EventSender;
 use super::sessions::{ClientId, JoinError, Joined, NewSession, Session, SessionKey, Sessions};
 use super::state::secrets;
@@ -25,8 +26,9 @@ use super::stream::{MemberStream, StreamError};
 use super::workers::{WorkerHandle, place};
 use crate::config::{Config, Hub, SameMember};
 use crate::event::{Event, Refusal, Stamp, What};
-use crate::hub::policy::Policy;
-use crate::ids::{ConnId, HubId};
+use crate::hub::policy::{Item, Policy};
+use crate::hub::{HubShared, PortKind};
+use crate::ids::{ConnId, HubId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::sys::clock::{monotonic, wall_ns};
 use crate::sys::socket::prepare_member_socket;
@@ -54,8 +56,27 @@ pub struct Front {
     pub sessions: Arc<Sessions>,
     /// Where frames are carried.
     pub workers: Arc<[WorkerHandle]>,
+    /// The hubs themselves.
+    pub hubs: Arc<[Arc<HubShared>]>,
     /// What happened.
     pub events: EventSender,
+    /// Logins that were not granted.
+    pub refusals: Refusals,
+}
+
+/// How often a login was refused, by reason.
+#[derive(Debug, Default)]
+pub struct Refusals([AtomicU64; Refusal::ALL.len()]);
+
+impl Refusals {
+    fn count(&self, refusal: Refusal) {
+        self.0[refusal as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Reason and count of each.
+    pub fn read(&self) -> impl Iterator<Item = (Refusal, u64)> + '_ {
+        Refusal::ALL.iter().map(|refusal| (*refusal, self.0[*refusal as usize].load(Relaxed)))
+    }
 }
 
 /// A login that was granted.
@@ -65,7 +86,7 @@ struct Granted {
     key: SessionKey,
     terms: Negotiated,
     policy: Policy,
-    bridge: bool,
+    kind: PortKind,
 }
 
 /// Why a login is refused: what the client is told, what the log says.
@@ -139,13 +160,10 @@ impl Front {
     ) -> Result<Option<Entry>, StreamError> {
         let granted = match self.decide(&request, peer).await {
             Ok(granted) => granted,
-            Err((code, reason)) => {
-                self.tell(What::LoginRefused {
-                    peer,
-                    hub: request.hub.as_str().into(),
-                    user: request.user.as_str().into(),
-                    reason,
-                });
+            Err((code, refusal)) => {
+                self.refusals.count(refusal);
+                let (hub, user) = (request.hub.as_str().into(), request.user.as_str().into());
+                self.tell(What::LoginRefused { peer, hub, user, refusal });
                 let answer = login.refuse(code);
                 stream.send(&answer).await?;
                 return Ok(None);
@@ -160,7 +178,7 @@ impl Front {
             session: granted.session.id,
             member: granted.session.member,
             hub: granted.session.hub,
-            port: granted.policy.compile(granted.bridge),
+            port: self.hubs[usize::from(granted.session.hub.0)].compile(granted.kind, &granted.policy),
             link: LinkSettings {
                 timeout: Duration::from_millis(u64::from(granted.terms.timeout_ms)),
                 compress: granted.terms.compress,
@@ -174,7 +192,7 @@ impl Front {
             conn: granted.conn,
             direction,
             plain: login.into_leftover(),
-            session: Either::New(Box::new(seed), Box::new(granted.session)),
+            home: Home::New(Box::new(seed), Box::new(granted.session)),
         }))
     }
 
@@ -183,17 +201,19 @@ impl Front {
         let (at, hub) = self.config.hub(&request.hub).ok_or((ErrorCode::HubNotFound, Refusal::UnknownHub))?;
         let hub_id = HubId(u16::try_from(at).expect("a configuration has at most 4096 hubs"));
         let attempt = Attempt {
-            hub: &hub.name,
-            user: &request.user,
+            hub: hub.name.as_str().into(),
+            user: request.user.as_str().into(),
             source: peer.ip(),
             presented: presented(request),
+            now: monotonic(),
         };
-        let account = self.authenticator.authenticate(attempt).await.map_err(no_of)?;
-        let policy = Policy::from_items(hub.policy.set_items(), u32::from(hub.max_connections));
-        let bridge = check_modes(request, &policy)?;
+        let account = within(&*self.authenticator, &attempt, AUTHENTICATION_MAX).await.map_err(no_of)?;
+        let policy = policy_of(hub, &account.policy);
+        let kind = check_modes(request, &policy)?;
         let client = client_id(request);
         let (same, others) = self.sessions.of_member(hub_id, account.member, client);
-        if policy.multi_logins > 0 && others >= policy.multi_logins as usize {
+        let logins_max = policy.value(Item::MultiLogins);
+        if logins_max > 0 && others as u64 >= u64::from(logins_max) {
             return Err((ErrorCode::TooManyLogins, Refusal::HubRefused));
         }
         if !same.is_empty() && hub.same_member == SameMember::Refuse {
@@ -217,7 +237,7 @@ impl Front {
             hub: hub_id,
             hub_name: hub.name.clone(),
             member: account.member,
-            user: account.name,
+            user: account.name.to_string(),
             client,
             product: request.client.product.clone(),
             worker,
@@ -228,7 +248,7 @@ impl Front {
         let sessions_max = usize::try_from(hub.sessions_max).unwrap_or(usize::MAX);
         let (session, conn) =
             self.sessions.begin(new, key, peer, sessions_max).ok_or((ErrorCode::HubBusy, Refusal::HubRefused))?;
-        Ok(Granted { session, conn, key, terms, policy, bridge })
+        Ok(Granted { session, conn, key, terms, policy, kind })
     }
 
     /// Ends a session: it is forgotten here at once, its worker closes it.
@@ -262,14 +282,14 @@ impl Front {
             self.sessions.leave(session, conn);
             return Err(error);
         }
-        Ok(Some(Entry { worker, conn, direction, plain: login.into_leftover(), session: Either::Known(session) }))
+        Ok(Some(Entry { worker, conn, direction, plain: login.into_leftover(), home: Home::Known(session) }))
     }
 
     fn hand_over(&self, stream: MemberStream, peer: SocketAddr, entry: Entry) {
-        let Entry { worker, conn: id, direction, plain, session } = entry;
-        let session_id = match &session {
-            Either::New(seed, _) => seed.session,
-            Either::Known(session) => *session,
+        let Entry { worker, conn: id, direction, plain, home } = entry;
+        let session_id = match &home {
+            Home::New(seed, _) => seed.session,
+            Home::Known(session) => *session,
         };
         let parts = stream.into_parts().and_then(|(socket, parts)| {
             prepare_member_socket(&socket, NOTSENT_LOWAT)?;
@@ -279,18 +299,19 @@ impl Front {
             Ok(parts) => parts,
             Err(error) => {
                 tracing::warn!(%peer, %error, "a connection could not be handed to its worker");
-                match session {
-                    Either::New(..) => drop(self.sessions.end(session_id)),
-                    Either::Known(_) => self.sessions.leave(session_id, id),
+                match home {
+                    Home::New(..) => drop(self.sessions.end(session_id)),
+                    Home::Known(_) => self.sessions.leave(session_id, id),
                 }
                 return;
             }
         };
+        let suite = layer.suite();
         let way = Way { send: direction != Direction::ToServer, receive: direction != Direction::ToClient };
         let conn = Box::new(Conn::new(layer));
         let seed = Box::new(ConnSeed { id, peer, socket: socket.into(), conn, way, plain, cipher });
-        let command = match session {
-            Either::New(session, known) => {
+        let command = match home {
+            Home::New(session, known) => {
                 self.tell(What::SessionOpened {
                     session: session_id,
                     name: known.name.as_str().into(),
@@ -300,12 +321,18 @@ impl Front {
                     worker: known.worker,
                     client: known.product.as_str().into(),
                 });
+                self.workers[worker].sessions.fetch_add(1, Relaxed);
                 Command::Open(session, seed)
             }
-            Either::Known(session) => Command::Attach(session, seed),
+            Home::Known(session) => Command::Attach(session, seed),
         };
-        self.tell(What::ConnectionOpened { session: session_id, connection: id, peer });
+        self.tell(What::ConnectionOpened { session: session_id, conn: id, peer, suite: suite.name() });
         self.workers[worker].tell(command);
+        // Ended between login and now, by the operator or by the same member: then the worker got the order
+        // to end it before the order to open it.
+        if !self.sessions.is_alive(session_id) {
+            self.workers[worker].tell(Command::End(session_id, CloseReason::TakenOver));
+        }
     }
 
     /// Puts an event on the log.
@@ -320,12 +347,13 @@ struct Entry {
     conn: ConnId,
     direction: Direction,
     plain: Vec<u8>,
-    session: Either,
+    home: Home,
 }
 
-enum Either {
+/// Where a connection belongs.
+enum Home {
     New(Box<SessionSeed>, Box<Session>),
-    Known(crate::ids::SessionId),
+    Known(SessionId),
 }
 
 fn hello() -> Hello {
@@ -342,29 +370,41 @@ fn presented(request: &LoginRequest) -> Presented {
 }
 
 fn no_of(error: AuthError) -> No {
-    match error {
-        AuthError::Failed => (ErrorCode::AuthFailed, Refusal::Failed),
-        AuthError::Penalty => (ErrorCode::AuthFailed, Refusal::Penalty),
-        AuthError::Disabled => (ErrorCode::AccessDenied, Refusal::Disabled),
-        AuthError::Unsupported => (ErrorCode::AuthTypeNotSupported, Refusal::Unsupported),
-        AuthError::Timeout => (ErrorCode::AuthFailed, Refusal::Timeout),
-    }
+    (ErrorCode::from_number(error.code()).unwrap_or(ErrorCode::AuthFailed), error.refusal())
 }
 
-/// Whether the session is a bridge, if policies allow what the client asks for.
-fn check_modes(request: &LoginRequest, policy: &Policy) -> Result<bool, No> {
-    if !policy.access {
+/// The hub's policy with the member's own items over it.
+fn policy_of(hub: &Hub, own: &crate::config::policy::Policy) -> Policy {
+    let mut policy = Policy::default();
+    let keys = [
+        ("MaxConnection", Some(u32::from(hub.max_connections))),
+        ("TimeOut", u32::try_from(hub.session_timeout.as_secs()).ok()),
+        ("MaxMac", hub.macs_per_session),
+    ];
+    let keys = keys.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    for (name, value) in own.over(&hub.policy).set_items().chain(keys) {
+        let set = Item::from_name(name).map(|item| policy.set(item, value));
+        debug_assert!(matches!(set, Some(Ok(()))), "{name} = {value} passed the check of the configuration");
+    }
+    policy
+}
+
+/// What kind of port it will be, if policies allow what the client asks for.
+fn check_modes(request: &LoginRequest, policy: &Policy) -> Result<PortKind, No> {
+    if !policy.is_set(Item::Access) {
         return Err((ErrorCode::AccessDenied, Refusal::HubRefused));
     }
     // Mirroring frames to a member is not offered, whatever the policy says.
     if request.wants.monitor_mode {
         return Err((ErrorCode::MonitorModeDenied, Refusal::HubRefused));
     }
-    let bridge = request.wants.bridge_mode;
-    if bridge && policy.no_bridge && policy.no_routing {
+    if !request.wants.bridge_mode {
+        return Ok(PortKind::Member);
+    }
+    if policy.is_set(Item::NoBridge) && policy.is_set(Item::NoRouting) {
         return Err((ErrorCode::BridgeModeDenied, Refusal::HubRefused));
     }
-    Ok(bridge)
+    Ok(PortKind::Bridge)
 }
 
 fn client_id(request: &LoginRequest) -> Option<ClientId> {
@@ -387,7 +427,7 @@ fn limits(hub: &Hub) -> Limits {
 }
 
 fn welcome(granted: &Granted) -> Welcome {
-    let Granted { session, conn, key, terms, policy, bridge } = granted;
+    let Granted { session, conn, key, terms, policy, kind } = granted;
     Welcome {
         session_name: session.name.clone(),
         connection_name: format!("CID-{}", conn.0),
@@ -396,8 +436,8 @@ fn welcome(granted: &Granted) -> Welcome {
         compress: terms.compress,
         half_duplex: terms.half_duplex,
         timeout_ms: terms.timeout_ms,
-        vlan_id: policy.vlan_id,
-        policy: policy.effective(*bridge).items().to_vec(),
+        vlan_id: policy.value(Item::VLanId),
+        policy: policy.effective(*kind == PortKind::Bridge).items().to_vec(),
         message: None,
     }
 }
@@ -412,3 +452,6 @@ const QUEUE_FRAMES: usize = 1024;
 
 /// Unsent bytes in the kernel from which on we keep frames to ourselves, where they can still be dropped.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// How long an authenticator may take; the login as a whole has its own deadline.
+const AUTHENTICATION_MAX: Duration = Duration::from_secs(10);

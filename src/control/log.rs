@@ -81,9 +81,9 @@ pub struct Line<'e>(pub &'e Event);
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.what {
-            What::SessionOpened { session, name, member, user, hub, port, client } => write!(
+            What::SessionOpened { session, name, member, user, hub, worker, client } => write!(
                 f,
-                "session opened session={} name={} member={} user={} hub={} port={port} client={}",
+                "session opened session={} name={} member={} user={} hub={} worker={worker} client={}",
                 session.0,
                 Escaped(name),
                 member.0,
@@ -94,9 +94,9 @@ impl fmt::Display for Line<'_> {
             What::SessionClosed { session, reason, traffic } => {
                 write!(f, "session closed session={} reason={}{}", session.0, reason.label(), TrafficWords(traffic))
             }
-            What::ConnectionOpened { conn, session, peer, local, suite } => write!(
+            What::ConnectionOpened { conn, session, peer, suite } => write!(
                 f,
-                "connection opened conn={} session={} peer={peer} local={local} suite={suite}",
+                "connection opened conn={} session={} peer={peer} suite={suite}",
                 conn.0, session.0
             ),
             What::ConnectionClosed { conn, session, peer, reason } => write!(
@@ -193,19 +193,19 @@ mod tests {
             member: MemberId(5),
             user: name.clone(),
             hub: name.clone(),
-            port,
+            worker: 1,
             client: name.clone(),
         };
         let suite = "TLS13_AES_128_GCM_SHA256";
         for (what, want) in [
-            (opened, r#"session opened session=1 name="n" member=5 user="n" hub="n" port=0:3.4 client="n""#),
+            (opened, r#"session opened session=1 name="n" member=5 user="n" hub="n" worker=1 client="n""#),
             (
                 What::SessionClosed { session, reason: CloseReason::Timeout, traffic },
                 "session closed session=1 reason=timeout frames_in=1 bytes_in=2 frames_out=3 bytes_out=4",
             ),
             (
-                What::ConnectionOpened { conn, session, peer, local: peer, suite },
-                "connection opened conn=2 session=1 peer=[2001:db8::1]:7 local=[2001:db8::1]:7 suite=TLS13_AES_128_GCM_SHA256",
+                What::ConnectionOpened { conn, session, peer, suite },
+                "connection opened conn=2 session=1 peer=[2001:db8::1]:7 suite=TLS13_AES_128_GCM_SHA256",
             ),
             (
                 What::ConnectionClosed { conn, session, peer, reason: CloseReason::PeerEof },

@@ -1,7 +1,23 @@
-//! The control world: threads that may allocate, lock and wait (design §1). Nothing here runs on a worker.
+//! The control world: threads that may allocate, lock and wait. Nothing here runs on a worker.
+//!
+//! In the order a member meets it: [`accept`] (who gets in at all), [`stream`] (TLS), [`front`] (HTTP, login,
+//! hand-over), [`auth`] (who), [`sessions`] and [`workers`] (where he lives), [`reports`] (how it ended).
 #![forbid(unsafe_code)]
 
-pub mod admin;
+pub mod accept;
+pub mod stream;
+
+pub mod front;
+
 pub mod auth;
+
+pub mod sessions;
+pub mod workers;
+
+pub mod reports;
+
+pub mod admin;
 pub mod log;
+pub mod operator;
 pub mod state;
+pub mod tls_setup;

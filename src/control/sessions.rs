@@ -201,6 +201,11 @@ impl Sessions {
         Some(session)
     }
 
+    /// Whether a session lives.
+    pub fn is_alive(&self, id: SessionId) -> bool {
+        self.lock().sessions.contains_key(&id)
+    }
+
     /// The session called `name`, in any case, in `hub` if one is given.
     pub fn by_name(&self, hub: Option<&str>, name: &str) -> Vec<Session> {
         let table = self.lock();

@@ -10,7 +10,8 @@ use crate::tls::config::{self, ServerCertificates, TlsVersions, certified_key};
 ///
 /// # Errors
 /// If a key cannot sign or does not belong to its certificate.
-pub fn server_config(stored: Stored, versions: TlsVersions) -> Result<ServerConfig, rustls::Error> {
+pub fn server_config(stored: Option<Stored>, versions: TlsVersions) -> Result<ServerConfig, rustls::Error> {
+    let stored = stored.unwrap_or(Stored { rsa: None, ecdsa: None });
     let key = |(chain, key): Identity| certified_key(chain, key);
     let certificates = match (stored.rsa, stored.ecdsa) {
         (Some(rsa), Some(ecdsa)) => ServerCertificates::ByClient { ecdsa: key(ecdsa)?, rsa: key(rsa)? },

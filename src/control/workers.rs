@@ -10,6 +10,7 @@ use crossbeam::channel::Sender;
 use crate::metrics::counters::Counters;
 use crate::sys::waker::Waker;
 use crate::worker::seeds::Command;
+use crate::worker::thread::Load;
 
 /// One worker, seen from outside.
 pub struct WorkerHandle {
@@ -19,10 +20,8 @@ pub struct WorkerHandle {
     pub back_end: &'static str,
     /// What it counts.
     pub counters: Arc<Counters>,
-    /// CPU time of its thread, in nanoseconds; written by itself.
-    pub cpu_ns: Arc<AtomicU64>,
-    /// CPU time of its thread during the last second, in nanoseconds; written by itself.
-    pub load_ns: Arc<AtomicU64>,
+    /// CPU time of its thread; written by itself.
+    pub load: Load,
     commands: Sender<Command<OwnedFd>>,
     waker: Waker,
     /// Sessions placed here that still live; counted by the session table.
@@ -35,12 +34,11 @@ impl WorkerHandle {
         cpu: usize,
         back_end: &'static str,
         counters: Arc<Counters>,
-        load: (Arc<AtomicU64>, Arc<AtomicU64>),
+        load: Load,
         commands: Sender<Command<OwnedFd>>,
         waker: Waker,
     ) -> Self {
-        let (cpu_ns, load_ns) = load;
-        Self { cpu, back_end, counters, cpu_ns, load_ns, commands, waker, sessions: AtomicU64::new(0) }
+        Self { cpu, back_end, counters, load, commands, waker, sessions: AtomicU64::new(0) }
     }
 
     /// Has the worker do `command` in its next turn. `false` if the worker has ended.
@@ -64,7 +62,7 @@ pub fn place(workers: &[WorkerHandle], random: u64) -> usize {
     let second = (first + 1 + (random >> 32) % (count - 1)) % count;
     let [first, second] = [first, second].map(|at| usize::try_from(at).expect("an index of the workers"));
     let (one, two) = (&workers[first], &workers[second]);
-    let (load_one, load_two) = (one.load_ns.load(Relaxed), two.load_ns.load(Relaxed));
+    let (load_one, load_two) = (one.load.second_ns.load(Relaxed), two.load.second_ns.load(Relaxed));
     let second_is_better = if load_one.abs_diff(load_two) > EQUAL_NS {
         load_two < load_one
     } else {

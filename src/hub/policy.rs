@@ -148,6 +148,11 @@ pub const UNENFORCED: &[Item] = &[
     Item::NoIPv6DefaultRouterInRAWhenIPv6,
 ];
 
+/// Names of all other items: what a configuration may set.
+pub fn enforced() -> Vec<&'static str> {
+    Item::ALL.into_iter().filter(|item| !UNENFORCED.contains(item)).map(Item::name).collect()
+}
+
 /// Items that the login, the session or the client acts upon; the hub does not see them.
 pub const AT_LOGIN: &[Item] = &[
     Item::Access,

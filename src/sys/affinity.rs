@@ -6,6 +6,8 @@ use std::io;
 use std::str::FromStr;
 
 use core_affinity::CoreId;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// CPUs by number, ascending, each once, at least one. Written as the kernel does: `0-3,5`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +103,19 @@ pub fn pin_current_thread(cpu: usize) -> io::Result<()> {
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, format!("cannot run on CPU {cpu}")))
     }
+}
+
+/// Lets the calling thread run on the CPUs of `list` only.
+///
+/// # Errors
+/// If the process may use none of them.
+pub fn confine_current_thread(list: &CpuList) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in list.numbers() {
+        set.set(*cpu)?;
+    }
+    // Process 0 means the calling thread.
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
 #[cfg(test)]

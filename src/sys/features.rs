@@ -127,6 +127,14 @@ impl KernelFeatures {
         Self { uring }
     }
 
+    /// Name of the back end that workers use.
+    pub const fn back_end(&self) -> &'static str {
+        match self.uring {
+            Ok(_) => "io_uring",
+            Err(_) => "epoll",
+        }
+    }
+
     /// Each optional feature by name, and whether it is there.
     pub fn list(&self) -> Vec<(&'static str, bool)> {
         let found = self.uring.as_ref().ok();

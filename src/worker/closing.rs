@@ -34,7 +34,7 @@ impl<Io: StreamIo> Worker<Io> {
         self.fabric.counters.close(reason);
         self.stamp += 1;
         let Some(state) = self.conns.get_mut(key) else { return };
-        (self.reports)(Report::ConnClosed { session, conn: state.id, reason, at: self.now });
+        (self.reports)(Report::ConnClosed { session, conn: state.id, peer: state.peer, reason, at: self.now });
         state.phase =
             Phase::Closing(Closing { conn, in_flight, eof: reason == CloseReason::PeerEof, stamp: self.stamp, reason });
         if matches!(reason, CloseReason::SocketFailed | CloseReason::Panicked) {
@@ -116,7 +116,7 @@ impl<Io: StreamIo> Worker<Io> {
         let Some(port) = self.fabric.close_port(id) else { return };
         self.fabric.counters.close(reason);
         let (session, carried) = (port.session, port.link.carried());
-        (self.reports)(Report::SessionEnded { session, reason, carried, at: self.now });
+        (self.reports)(Report::SessionEnded { session, worker: self.fabric.index, reason, carried, at: self.now });
     }
 
     /// Ends a session whose state cannot be trusted any more: its peer is reset.

@@ -1,12 +1,14 @@
 //! What control threads ask a worker to do. Rare: may allocate.
 #![forbid(unsafe_code)]
 
+use std::net::SocketAddr;
+
 use super::Worker;
 use super::ingress::Ingress;
 use super::io::{ConnKey, StreamIo};
 use super::seeds::{Command, ConnSeed, ConnView, PortView, Report, SessionSeed};
 use super::slots::{ConnState, Phase, Port};
-use crate::ids::{PortId, SessionId};
+use crate::ids::{ConnId, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::tls::keys::Version;
 use crate::tunnel::link::Link;
@@ -42,8 +44,8 @@ impl<Io: StreamIo> Worker<Io> {
             None => {
                 let reason = refused.unwrap_or(CloseReason::NoRoom);
                 self.fabric.counters.close(reason);
-                let at = self.now;
-                (self.reports)(Report::SessionEnded { session, reason, carried: Default::default(), at });
+                let (worker, at) = (self.fabric.index, self.now);
+                (self.reports)(Report::SessionEnded { session, worker, reason, carried: Default::default(), at });
             }
         }
     }
@@ -64,13 +66,14 @@ impl<Io: StreamIo> Worker<Io> {
     fn attach(&mut self, session: SessionId, conn: ConnSeed<Io::Socket>) {
         match self.fabric.ports.of_session(session) {
             Some(id) => self.add_conn(id, conn),
-            None => self.refuse_conn(session, &conn, CloseReason::SessionEnded),
+            None => self.refuse_conn(session, conn.id, conn.peer, CloseReason::SessionEnded),
         }
     }
 
-    fn refuse_conn(&mut self, session: SessionId, conn: &ConnSeed<Io::Socket>, reason: CloseReason) {
+    /// The socket is dropped by the caller, which resets the peer: he comes back and is told why.
+    fn refuse_conn(&mut self, session: SessionId, conn: ConnId, peer: SocketAddr, reason: CloseReason) {
         self.fabric.counters.close(reason);
-        (self.reports)(Report::ConnClosed { session, conn: conn.id, reason, at: self.now });
+        (self.reports)(Report::ConnClosed { session, conn, peer, reason, at: self.now });
     }
 
     /// Adds a connection to a port, with what it had already received.
@@ -78,14 +81,12 @@ impl<Io: StreamIo> Worker<Io> {
         let Some(session) = self.fabric.ports.get_mut(id).map(|port| port.session) else { return };
         let state = ConnState { id: seed.id, peer: seed.peer, phase: Phase::Live(id) };
         let Some(key) = self.conns.insert(state, self.settings.conns_max) else {
-            return self.refuse_conn(session, &seed, CloseReason::NoRoom);
+            return self.refuse_conn(session, seed.id, seed.peer, CloseReason::NoRoom);
         };
-        let ConnSeed { socket, conn, way, plain, cipher, id: conn_id, .. } = seed;
+        let ConnSeed { socket, conn, way, plain, cipher, id: conn_id, peer } = seed;
         if self.io.open(key, socket).is_err() {
             self.conns.remove(key);
-            self.fabric.counters.close(CloseReason::NoRoom);
-            (self.reports)(Report::ConnClosed { session, conn: conn_id, reason: CloseReason::NoRoom, at: self.now });
-            return;
+            return self.refuse_conn(session, conn_id, peer, CloseReason::NoRoom);
         }
         self.fabric.counters.conns.set(self.conns.len() as u64);
         let Some(port) = self.fabric.ports.get_mut(id) else { return };

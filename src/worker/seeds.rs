@@ -99,6 +99,8 @@ pub enum Report {
         session: SessionId,
         /// Which.
         conn: ConnId,
+        /// The peer's real address.
+        peer: SocketAddr,
         /// Why.
         reason: CloseReason,
         /// When.
@@ -108,6 +110,8 @@ pub enum Report {
     SessionEnded {
         /// Which.
         session: SessionId,
+        /// The worker that carried it.
+        worker: usize,
         /// Why.
         reason: CloseReason,
         /// What it had carried.

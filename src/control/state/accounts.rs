@@ -165,7 +165,7 @@ impl AccountStore {
             let hint = format!("1 to {PASSWORD_BYTES_MAX} bytes without control characters");
             return Err(StateError::new(&self.path, "this cannot be a password", hint));
         }
-        Ok(Verifier(sha0::hashed_password(password.as_bytes(), name)))
+        Ok(Verifier(*sha0::hashed_password(password, name)))
     }
 
     fn unknown(&self, hub: &str, name: &str) -> StateError {

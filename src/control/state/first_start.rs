@@ -20,8 +20,10 @@ use crate::config::Config;
 pub struct Prepared {
     /// The accounts.
     pub accounts: Arc<AccountStore>,
-    /// The certificates.
-    pub certificates: ServerCertificates,
+    /// The certificates; taken once, for the TLS set-up.
+    pub certificates: Option<ServerCertificates>,
+    /// Kind and SHA-256 fingerprint of each.
+    pub fingerprints: Vec<(&'static str, String)>,
     /// The user made just now, if this is the first start.
     pub first_user: Option<FirstUser>,
 }
@@ -51,7 +53,8 @@ pub fn prepare(state: &StateDir, config: &Config) -> Result<Prepared, StateError
         accounts.add(&hub, FIRST_USER, &password)?;
         first_user = Some(FirstUser { hub, name: FIRST_USER, password });
     }
-    Ok(Prepared { accounts, certificates, first_user })
+    let fingerprints = certificates.fingerprints();
+    Ok(Prepared { accounts, certificates: Some(certificates), fingerprints, first_user })
 }
 
 impl Prepared {
@@ -75,7 +78,7 @@ impl Prepared {
             )?,
         }
         writeln!(note, "Certificate fingerprints (SHA-256):")?;
-        for (kind, fingerprint) in self.certificates.fingerprints() {
+        for (kind, fingerprint) in &self.fingerprints {
             writeln!(note, "  {kind:<5}  {fingerprint}")?;
         }
         if let Some(first) = &self.first_user {
@@ -167,19 +170,19 @@ mod tests {
             &format!("AccountPasswordSet hublane /PASSWORD:{password} /TYPE:standard"),
             "/CMD AccountConnect hublane",
             "hublane user reset member1 --hub PUBLIC --state /s",
-            &first.certificates.fingerprints()[0].1,
-            &first.certificates.fingerprints()[1].1,
+            &first.fingerprints[0].1,
+            &first.fingerprints[1].1,
         ] {
             assert!(note.contains(want), "{want}\n{note}");
         }
-        let hashed = crate::tunnel::sha0::hashed_password(password.as_bytes(), "member1");
+        let hashed = *crate::tunnel::sha0::hashed_password(&password, "member1");
         assert_eq!(first.accounts.find("PUBLIC", "member1").unwrap().hashed_password.0, hashed);
 
         let later = prepare(&state, &config).unwrap();
         let note = later.note(&[], Path::new("/s"));
         assert!(later.first_user.is_none() && !note.contains("password  "), "{note}");
         assert!(note.contains("Accounts: 1.") && note.contains("hublane user reset"), "{note}");
-        assert!(note.contains(&first.certificates.fingerprints()[1].1), "{note}");
+        assert!(note.contains(&first.fingerprints[1].1), "{note}");
     }
 
     #[test]
