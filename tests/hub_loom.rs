@@ -5,6 +5,7 @@
 //! `--cfg loom` for the whole build would do the same, but tokio and crossbeam react to it too, and
 //! everything would have to be built again for it.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(dead_code, unreachable_pub, reason = "the tests use a part of the tables")]
 
 use hublane::{ids, tick, wire};

@@ -2,6 +2,7 @@
 //! the same outputs (E1 to E5). Ports are spread over two workers, frames between them pass through
 //! a mailbox message. `PROPTEST_CASES=10000` makes it as thorough as a release asks for.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -177,9 +178,9 @@ impl Hub {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Frame { from: usize, dst: u8, src: u8, head: usize },
-    Open(usize, ModelPort),
-    Close(usize),
+    Frame { from: u8, dst: u8, src: u8, head: usize },
+    Open(u8, ModelPort),
+    Close(u8),
     WaitMs(u64),
     Sweep,
 }
@@ -204,7 +205,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..250)
 }
 
-const SLOTS: usize = 8;
+const SLOTS: u8 = 8;
 
 /// What follows the addresses.
 const HEADS: [&[u8]; 6] = [
@@ -232,26 +233,26 @@ fn run(profile: Profile, steps: Vec<Step>) {
     let settings = HubSettings { profile, fdb_entries: 256, ..HubSettings::default() };
     let mut hub = Hub { shared: HubShared::new(settings, 2), views: [HubView::new(0), HubView::new(1)] };
     let mut model = Model { profile, ports: BTreeMap::new(), table: HashMap::new() };
-    let (mut now, mut generations) = (Tick::from_ms(5_000), [0u16; SLOTS]);
-    let port = |slot: usize, generation: u16| PortId::new((slot % 2) as u8, slot as u32 * 100, generation);
+    let (mut now, mut generations) = (Tick::from_ms(5_000), [0u16; SLOTS as usize]);
+    let port = |slot: u8, generation: u16| PortId::new(slot % 2, u32::from(slot) * 100, generation);
     for step in steps {
         match step {
             Step::Frame { from, dst, src, head } => {
-                let from = port(from, generations[from]);
+                let from = port(from, generations[usize::from(from)]);
                 let bytes = [&mac(dst)[..], &mac(src), HEADS[head]].concat();
                 let want = model.frame(from, &bytes, now.as_secs());
                 assert_eq!(hub.frame(from, &bytes, now), want, "{from} {bytes:02x?}");
             }
             Step::Open(slot, settings) => {
-                if !model.ports.contains_key(&port(slot, generations[slot])) {
-                    generations[slot] += 1;
-                    let port = port(slot, generations[slot]);
+                if !model.ports.contains_key(&port(slot, generations[usize::from(slot)])) {
+                    generations[usize::from(slot)] += 1;
+                    let port = port(slot, generations[usize::from(slot)]);
                     model.ports.insert(port, settings);
                     hub.open(port, settings);
                 }
             }
             Step::Close(slot) => {
-                let port = port(slot, generations[slot]);
+                let port = port(slot, generations[usize::from(slot)]);
                 let known = model.ports.remove(&port).is_some();
                 assert_eq!(hub.shared.close_port(&mut hub.views[port.worker()], port), known);
             }

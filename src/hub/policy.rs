@@ -282,16 +282,17 @@ pub fn compile(kind: PortKind, policy: &Policy, hub: &HubSettings) -> PortSettin
     PortSettings { pvid, ..settings }
 }
 
-/// Items that refuse frames for what they are: on their way into the hub, out of it.
+/// Items that refuse frames for what they are: on their way into the hub, out of it. What hides its
+/// upper layer is refused where it comes in, by every item that asks for that layer.
 const FILTERS: &[(Item, Kinds, Kinds)] = &[
-    (Item::DHCPFilter, Kinds::DHCP, Kinds::DHCP),
+    (Item::DHCPFilter, Kinds::DHCP.or(Kinds::OBSCURED), Kinds::DHCP),
     (Item::DHCPNoServer, Kinds::DHCP_SERVER.or(Kinds::OBSCURED), Kinds::NONE),
     (Item::ArpDhcpOnly, Kinds::OTHER_GROUP, Kinds::NONE),
     (Item::NoServer, Kinds::SERVER_V4.or(Kinds::OBSCURED), Kinds::NONE),
     (Item::NoServerV6, Kinds::SERVER_V6.or(Kinds::OBSCURED), Kinds::NONE),
     (Item::RSandRAFilter, Kinds::ROUTER_SOLICIT.or(ROUTER), Kinds::ROUTER_SOLICIT.or(ROUTER)),
     (Item::RAFilter, ROUTER, Kinds::NONE),
-    (Item::DHCPv6Filter, Kinds::DHCPV6, Kinds::DHCPV6),
+    (Item::DHCPv6Filter, Kinds::DHCPV6.or(Kinds::OBSCURED), Kinds::DHCPV6),
     (Item::DHCPv6NoServer, Kinds::DHCPV6_SERVER.or(Kinds::OBSCURED), Kinds::NONE),
     (Item::FilterIPv4, Kinds::IPV4.or(Kinds::ARP), Kinds::IPV4.or(Kinds::ARP)),
     (Item::FilterIPv6, Kinds::IPV6, Kinds::IPV6),
