@@ -288,7 +288,9 @@ impl Crew {
 fn report_sink(report: &UnboundedSender<Report>) -> crate::worker::ReportSink {
     let report = report.clone();
     // The receiver is gone only at the end of the process, when nobody asks any more.
-    Box::new(move |what| drop(report.send(what)))
+    Box::new(move |what| {
+        let _ = report.send(what);
+    })
 }
 
 fn make_hubs(config: &Config, workers: usize) -> Arc<[Arc<HubShared>]> {

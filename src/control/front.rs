@@ -214,10 +214,10 @@ impl Front {
         let (same, others) = self.sessions.of_member(hub_id, account.member, client);
         let logins_max = policy.value(Item::MultiLogins);
         if logins_max > 0 && others as u64 >= u64::from(logins_max) {
-            return Err((ErrorCode::TooManyLogins, Refusal::HubRefused));
+            return Err((ErrorCode::TooManySessionsOfUser, Refusal::HubRefused));
         }
         if !same.is_empty() && hub.same_member == SameMember::Refuse {
-            return Err((ErrorCode::TooManyLogins, Refusal::HubRefused));
+            return Err((ErrorCode::TooManySessionsOfUser, Refusal::HubRefused));
         }
         for session in &same {
             self.end(session, CloseReason::TakenOver);
