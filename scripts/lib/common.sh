@@ -34,8 +34,13 @@ within() {
 # gone PID: no such process (a zombie counts as gone).
 gone() { ! grep -qs '^State:[[:space:]]*[^Z[:space:]]' "/proc/$1/status"; }
 
-# stop_group PID [SIGNAL]: ends the process group PID; SIGKILL if SIGNAL does not do it in 10 s.
+# group_gone PID: the process group PID has no member but zombies.
+group_gone() { ! pgrep -g "$1" -r D,R,S,T >/dev/null; }
+
+# stop_group PID [SIGNAL]: ends the process group PID and waits; SIGKILL if SIGNAL does not do it in 10 s.
 stop_group() {
     kill -s "${2:-TERM}" -- "-$1" 2>/dev/null || return 0
-    within 10 gone "$1" || kill -s KILL -- "-$1" 2>/dev/null || true
+    within 10 group_gone "$1" && return
+    kill -s KILL -- "-$1" 2>/dev/null || true
+    within 5 group_gone "$1"
 }

@@ -3,6 +3,7 @@
 
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 HUBLANE=$TARGET/release/hublane
+# shellcheck disable=SC2034 # used by scripts/members
 BENCH=$TARGET/release/hublane-bench
 
 hublane_build() { (cd "$ROOT" && cargo build --release --locked --workspace --quiet); }
@@ -29,7 +30,7 @@ hublane_start() {
     [ -z "$certificate" ] || args+=(--certificate "$certificate")
     [ -z "$rekey_after" ] || args+=(--rekey-after "$rekey_after")
     if [ ! -d "$dir/$state" ]; then
-        mkdir -p -m 700 "$dir/$state"
+        mkdir -m 700 "$dir/$state"
         if [ "$config" = yes ]; then
             for n in 1 2 3 4; do
                 printf 'secret-%s\n' "$n" | "$HUBLANE" user add "u$n" --state "$dir/$state" --password-stdin >/dev/null
@@ -50,6 +51,7 @@ hublane_answers() { hublane_ask status >/dev/null 2>&1 && server_listens; }
 
 # json EXPRESSION: prints it, with d the JSON on stdin.
 json() {
+    # shellcheck disable=SC2016 # Python's own quotes
     python3 -c '
 import json, sys
 def total(d, key):

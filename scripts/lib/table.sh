@@ -7,6 +7,7 @@ ROWS_FAILED=0
 ROWS_SKIPPED=0
 
 fail() {
+    note "$*"
     printf '%s\n' "$*" >"$RUN/verdict"
     exit 1
 }
@@ -39,7 +40,10 @@ row() {
     *) result=FAIL ROWS_FAILED=$((ROWS_FAILED + 1)) seen="$(cat "$RUN/verdict")${seen:+ ($seen)}" ;;
     esac
     printf '%-20s %-7s %7s  %s\n' "$label" "$result" "$(since "$t")" "$seen"
-    if [ "$result" = FAIL ]; then sed "s/^/    | /" "$RUN/row.err" | tail -15; fi
+    if [ "$result" = FAIL ]; then
+        tail -15 "$RUN/row.err" | sed 's/^/    | /'
+        tail -n 4 "$RUN/server/out" "$RUN"/client*/log/client_log/*.log 2>/dev/null | sed "s|$RUN/||; s/^/    : /"
+    fi
 }
 
 # table_end: the closing line; false if a row failed or none ran.

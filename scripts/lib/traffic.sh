@@ -10,20 +10,35 @@ ping_check() {
     detail "ping $(sed -n 's|^rtt [^=]*= [^/]*/\([^/]*\)/.*|\1|p' <<<"$out") ms"
 }
 
-# iperf_listen N [PORT]: an iperf3 server for one test in client N.
-iperf_listen() {
-    spawn "$(ns_client "$1")" "$RUN/iperf-server.$1" iperf3 -s -1 -p "${2:-5201}"
-    within 5 iperf_listens "$1" "${2:-5201}" || fail "iperf3 does not listen in client $1"
-    IPERF_SERVER=$SPAWNED
+# load N OUTPUT CMD...: CMD runs in client N in the background, until it ends or traffic_stop; its pid is in SPAWNED.
+load() {
+    local n=$1 out=$2
+    shift 2
+    spawn "$(ns_client "$n")" "$out" "$@"
+    echo "$SPAWNED" >>"$RUN/load"
 }
-iperf_listens() { [ -n "$(in_client "$1" ss -Hltn "sport = :$2")" ]; }
+
+# traffic_stop: ends what `load` started and what is left of it.
+traffic_stop() {
+    local pid
+    [ -e "$RUN/load" ] || return 0
+    while read -r pid; do stop_group "$pid" KILL; done <"$RUN/load"
+    rm -f "$RUN/load"
+}
+
+# iperf_listen N: an iperf3 server for one test in client N.
+iperf_listen() {
+    load "$1" "$RUN/iperf-server.$1" iperf3 -s -1
+    within 5 iperf_listens "$1" || fail "iperf3 does not listen in client $1"
+}
+iperf_listens() { [ -n "$(in_client "$1" ss -Hltn 'sport = :5201')" ]; }
 
 # iperf_check FROM TO [SECONDS]: TCP both ways at once; both must carry data.
 iperf_check() {
     local secs=${3:-1} rates
     iperf_listen "$2"
     in_client "$1" timeout $((secs + 15)) iperf3 -c "$(addr_inner "$2")" -t "$secs" --bidir -J >"$RUN/iperf.json" 2>/dev/null || true
-    stop_group "$IPERF_SERVER" KILL
+    traffic_stop
     rates=$(iperf_rates "$RUN/iperf.json") || fail "iperf3 client $1 <-> client $2: $rates"
     detail "tcp $rates Mbit/s"
 }
