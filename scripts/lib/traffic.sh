@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+# Traffic between two clients through the hub.
+
+# ping_check FROM TO: five pings, at most one lost (the first may wait for ARP on a busy machine).
+ping_check() {
+    local out got
+    out=$(in_client "$1" ping -n -q -c 5 -i 0.2 -W 2 "$(addr_inner "$2")" 2>&1) || true
+    got=$(sed -n 's/.* \([0-9]*\) received.*/\1/p' <<<"$out")
+    [ "${got:-0}" -ge 4 ] || fail "ping client $1 -> client $2: ${got:-0} of 5 answered"
+    detail "ping $(sed -n 's|^rtt [^=]*= [^/]*/\([^/]*\)/.*|\1|p' <<<"$out") ms"
+}
+
+# load N OUTPUT CMD...: CMD runs in client N in the background, until it ends or traffic_stop; its pid is in SPAWNED.
+load() {
+    local n=$1 out=$2
+    shift 2
+    spawn "$(ns_client "$n")" "$out" "$@"
+    echo "$SPAWNED" >>"$RUN/load"
+}
+
+# traffic_stop: ends what `load` started and what is left of it.
+traffic_stop() {
+    local pid
+    [ -e "$RUN/load" ] || return 0
+    while read -r pid; do stop_group "$pid" KILL; done <"$RUN/load"
+    rm -f "$RUN/load"
+}
+
+# iperf_listen N: an iperf3 server for one test in client N.
+iperf_listen() {
+    load "$1" "$RUN/iperf-server.$1" iperf3 -s -1
+    within 5 iperf_listens "$1" || fail "iperf3 does not listen in client $1"
+}
+iperf_listens() { [ -n "$(in_client "$1" ss -Hltn 'sport = :5201')" ]; }
+
+# iperf_check FROM TO [SECONDS]: TCP both ways at once; both must carry data.
+iperf_check() {
+    local secs=${3:-1} rates
+    iperf_listen "$2"
+    in_client "$1" timeout $((secs + 15)) iperf3 -c "$(addr_inner "$2")" -t "$secs" --bidir -J >"$RUN/iperf.json" 2>/dev/null || true
+    traffic_stop
+    rates=$(iperf_rates "$RUN/iperf.json") || fail "iperf3 client $1 <-> client $2: $rates"
+    detail "tcp $rates Mbit/s"
+}
+
+# "there / back" in Mbit/s of a --bidir result; false, with the reason, if one of them carried nothing.
+iperf_rates() {
+    python3 - "$1" <<'PY'
+import json, sys
+try:
+    d = json.load(open(sys.argv[1]))
+    e = d["end"]
+    rates = [e[k]["bits_per_second"] / 1e6 for k in ("sum_received", "sum_received_bidir_reverse")]
+except (ValueError, KeyError):
+    sys.exit(print(locals().get("d", {}).get("error", "no result")) or 1)
+print("%.0f / %.0f" % tuple(rates))
+sys.exit(min(rates) < 0.1)
+PY
+}
+
+# traffic_check A B: what every row demands of a session.
+traffic_check() {
+    ping_check "$1" "$2"
+    iperf_check "$1" "$2"
+}
