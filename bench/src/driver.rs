@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use hublane::metrics::drops::DropReason;
-use hublane::sys::backend::BackEnd;
 use hublane::tick::Tick;
 use hublane::tls::layer::RecordLayer;
 use hublane::tunnel::conn::Conn;
@@ -42,8 +41,8 @@ pub(crate) struct Report {
 }
 
 /// All members.
-pub(crate) struct Driver {
-    io: BackEnd,
+pub(crate) struct Driver<Io> {
+    io: Io,
     links: Vec<(usize, Link)>,
     /// Which link a connection belongs to, by key.
     owner: Vec<usize>,
@@ -67,11 +66,11 @@ impl FrameSink for Counted {
     fn dropped(&mut self, _reason: DropReason) {}
 }
 
-impl Driver {
+impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
     /// Takes over the sockets of `members`.
-    pub(crate) fn new(members: Vec<Member>) -> io::Result<Self> {
+    pub(crate) fn new(io: Io, members: Vec<Member>) -> io::Result<Self> {
         let mut driver = Self {
-            io: BackEnd::open_default()?,
+            io,
             links: Vec::new(),
             owner: Vec::new(),
             pools: Pools::new(65_536),

@@ -3,16 +3,22 @@
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use hublane::client::dial::{DialError, Dialled, Route, dial, dial_additional};
-use hublane::tls::handshake::{ServerTrust, client_config};
+use hublane::sys::epoll::{EpollConfig, EpollIo};
+use hublane::sys::features::{FeatureMask, KernelFeatures};
+use hublane::sys::uring::{UringConfig, UringIo};
+use hublane::sys::waker::Waker;
+use hublane::tls::config::{ServerTrust, TlsVersions, client_config};
 use hublane::tunnel::link::Way;
-use hublane::tunnel::login::{Direction, Wants};
 use hublane::tunnel::login::client::{Account, Secret};
+use hublane::tunnel::login::{ClientInfo, Direction, Wants};
+use hublane::worker::io::StreamIo;
 
 use crate::driver::{Driver, Line, Member};
 
@@ -69,7 +75,14 @@ impl Members {
                 "logins_per_second": members.len() as f64 / took.as_secs_f64() })
         );
         std::io::stdout().flush()?;
-        let mut driver = Driver::new(members)?;
+        match KernelFeatures::probe(FeatureMask::All).uring {
+            Ok(uring) => self.drive(UringIo::new(&UringConfig::default(), &uring, Waker::new()?)?, members),
+            Err(_) => self.drive(EpollIo::new(&EpollConfig::default(), Waker::new()?)?, members),
+        }
+    }
+
+    fn drive<Io: StreamIo<Socket = OwnedFd>>(&self, io: Io, members: Vec<Member>) -> Result<(), Box<dyn Error>> {
+        let mut driver = Driver::new(io, members)?;
         let report = driver.run(Duration::from_secs(self.seconds), self.chatter_pps, usize::from(self.frame_bytes))?;
         println!("{}", serde_json::to_string(&report)?);
         Ok(())
@@ -86,7 +99,7 @@ impl Members {
     fn log_in_all(&self, password: &str) -> Result<Vec<Member>, Box<dyn Error>> {
         let route = Route {
             server: self.server,
-            tls: Arc::new(client_config(ServerTrust::AcceptAny)?),
+            tls: Arc::new(client_config(ServerTrust::AcceptAny, TlsVersions::Both)),
             timeout: Duration::from_secs(15),
         };
         let next = AtomicUsize::new(0);
@@ -119,20 +132,18 @@ impl Members {
             hub: self.hub.clone(),
             user: self.user.clone(),
             secret: Secret::Password(password.to_owned().into()),
-            unique_id: machine(number),
-            installation_id: machine(number),
-            ..Account::default()
+            client: client(number),
         };
         let wants = Wants { max_connection: self.connections, encrypt: true, ..Wants::default() };
         let first = dial(route, account, wants)?;
         let timeout = Duration::from_millis(u64::from(first.granted.timeout_ms));
-        let key = first.granted.session_key;
+        let key = first.granted.session_key.clone();
         let half = first.granted.half_duplex;
         let more = self.connections.min(first.granted.max_connection);
         let way = Way { send: true, receive: !half };
         let mut lines = vec![line(first, way)];
         for _ in 1..more {
-            let next = dial_additional(route, key)?;
+            let next = dial_additional(route, &key, client(number))?;
             let way = match next.granted {
                 Direction::Both => Way::BOTH,
                 Direction::ToClient => Way { send: false, receive: true },
@@ -147,6 +158,17 @@ impl Members {
 fn line<W>(dialled: Dialled<W>, way: Way) -> Line {
     let Dialled { socket, layer, plain, cipher, .. } = dialled;
     Line { socket, layer, plain, cipher, way }
+}
+
+fn client(number: usize) -> ClientInfo {
+    ClientInfo {
+        product: "Hublane Bench Client".into(),
+        version: 100,
+        build: 1,
+        unique_id: machine(number),
+        installation_id: machine(number),
+        ..ClientInfo::default()
+    }
 }
 
 /// An id that differs from member to member, so that none takes over the session of another.
