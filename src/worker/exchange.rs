@@ -314,9 +314,13 @@ mod loom_tests {
 
     use super::*;
 
-    /// Loom tries all interleavings; a lost wake-up leaves the receiver waiting, which loom reports.
+    /// Loom tries the interleavings; a lost wake-up leaves the receiver waiting, which loom reports.
     fn nobody_is_left_asleep(senders: usize, mails: u64) {
-        loom::model(move || {
+        // Two forced switches find the classic lost wake-up (look, put, announce nobody, sleep); all
+        // of them would take hours for three threads.
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(move || {
             let doorbell = Arc::new(Doorbell::default());
             let waker = Arc::new(Notify::new());
             let boxes: Arc<Vec<_>> = Arc::new((0..senders).map(|_| AtomicU64::new(0)).collect());
@@ -368,9 +372,8 @@ mod tests {
 
     use super::*;
 
-    fn pair(bytes_per_ring: usize) -> (Mailbox, Mailbox) {
-        let mut mailboxes = mesh(2, bytes_per_ring).into_iter();
-        (mailboxes.next().unwrap(), mailboxes.next().unwrap())
+    fn pair(bytes_per_ring: usize) -> [Mailbox; 2] {
+        mesh(2, bytes_per_ring).try_into().ok().expect("two were asked for")
     }
 
     fn frame(seed: u64, len: usize) -> Vec<u8> {
@@ -385,7 +388,7 @@ mod tests {
             steps in prop::collection::vec((0..=FRAME_BYTES_MAX, any::<bool>()), 1..200),
             spare in 0_usize..5000,
         ) {
-            let (mut a, mut b) = pair(MESSAGE_BYTES_MAX + spare);
+            let [mut a, mut b] = pair(MESSAGE_BYTES_MAX + spare);
             let mut expected = std::collections::VecDeque::new();
             for (step, (len, drain)) in steps.into_iter().enumerate() {
                 let header = [step as u64, u64::MAX, len as u64, 0];
@@ -412,7 +415,7 @@ mod tests {
 
     #[test]
     fn nothing_is_told_before_the_flush_and_only_sleepers_are_rung() {
-        let (mut a, mut b) = pair(10_000);
+        let [mut a, mut b] = pair(10_000);
         let mut rung = Vec::new();
         assert!(a.outbox.push(1, &[1; 4], b"one"));
         assert!(b.inbox.receive().is_none());
@@ -434,7 +437,7 @@ mod tests {
 
     #[test]
     fn sleeping_again_without_mail_needs_a_look_first() {
-        let (mut a, mut b) = pair(10_000);
+        let [mut a, mut b] = pair(10_000);
         assert!(b.inbox.fall_asleep());
         // Woken by something else.
         assert!(b.inbox.receive().is_none());
@@ -447,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_full_ring_refuses_and_room_comes_with_the_drop_of_a_message() {
-        let (mut a, mut b) = pair(0);
+        let [mut a, mut b] = pair(0);
         let longest = [7; FRAME_BYTES_MAX];
         assert!(a.outbox.push(1, &[0; 4], &longest));
         assert!(!a.outbox.push(1, &[0; 4], &[]));
@@ -478,11 +481,11 @@ mod tests {
     #[test]
     fn everybody_reaches_everybody() {
         let mut mailboxes = mesh(PortId::WORKERS_MAX, 0);
-        for from in 0..PortId::WORKERS_MAX {
+        for (from, mailbox) in mailboxes.iter_mut().enumerate() {
             for to in (0..PortId::WORKERS_MAX).filter(|to| *to != from) {
-                assert!(mailboxes[from].outbox.push(to, &[from as u64, to as u64, 0, 0], &[]));
+                assert!(mailbox.outbox.push(to, &[from as u64, to as u64, 0, 0], &[]));
             }
-            mailboxes[from].outbox.flush(|_| {});
+            mailbox.outbox.flush(|_| {});
         }
         for (to, mailbox) in mailboxes.iter_mut().enumerate() {
             let mut from = Vec::new();
@@ -497,7 +500,7 @@ mod tests {
     #[test]
     fn threads_lose_nothing_between_sleep_and_mail() {
         const MESSAGES: u64 = 20_000;
-        let (mut a, mut b) = pair(8_000);
+        let [mut a, mut b] = pair(8_000);
         let (ring, bell) = std::sync::mpsc::channel();
         let sender = std::thread::spawn(move || {
             for number in 0..MESSAGES {
