@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(server.kernel_features, crate::sys::features::FeatureMask::K6_1);
         assert_eq!(server.certificate, crate::config::Certificate::Rsa);
         assert_eq!(server.aead, crate::tls::aead::AeadBackend::RustCrypto);
-        assert!(server.tls_versions.v1_2 && server.tls_versions.v1_3);
+        assert_eq!(server.tls_versions, crate::tls::config::TlsVersions::Both);
     }
 
     #[test]

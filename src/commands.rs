@@ -165,7 +165,7 @@ mod tests {
     use crate::cli::Cli;
     use clap::Parser;
 
-    fn run_line(line: &str, input: &str) -> (Result<bool, CommandError>, String) {
+    fn run_line(line: &str, input: &str) -> (Result<(), CommandError>, String) {
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         let mut out = Vec::new();
         let result = run(&cli.command, &[], &mut input.as_bytes(), &mut out);
@@ -181,9 +181,9 @@ mod tests {
         let (result, out) =
             run_line(&format!("hublane user add bob --hub H --password-stdin --state {state}"), "pw\r\n");
         assert!(result.is_ok() && !out.contains("password"), "{out}");
-        let hashed = crate::tunnel::sha0::hashed_password(b"pw", "bob");
+        let hashed = crate::tunnel::sha0::hashed_password("pw", "bob");
         let store = AccountStore::open(dir.path()).unwrap();
-        assert_eq!(store.find("H", "bob").unwrap().hashed_password.0, hashed);
+        assert_eq!(store.find("H", "bob").unwrap().hashed_password.0, *hashed);
         let (_, out) = run_line(&format!("hublane user list --state {state}"), "");
         assert!(out.contains("PUBLIC  alice") && out.contains("bob"), "{out}");
         let (_, out) = run_line(&format!("hublane user list --hub h --state {state}"), "");

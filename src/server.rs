@@ -237,7 +237,14 @@ impl Crew {
                 load: load.clone(),
             };
             threads.push(spawn(start).map_err(while_doing("start a worker"))?);
-            handles.push(WorkerHandle::new(cpus[index], features.back_end(), counters, load, sender, wakers[index].clone()));
+            handles.push(WorkerHandle::new(
+                cpus[index],
+                features.back_end(),
+                counters,
+                load,
+                sender,
+                wakers[index].clone(),
+            ));
         }
         Ok(Self {
             handles: handles.into(),
@@ -316,7 +323,9 @@ fn worker_settings(workers: usize, descriptors: u64) -> WorkerSettings {
 
 fn control_runtime(config: &Config) -> Result<Runtime, ServerError> {
     let cpus = config.server.control_cpus.clone();
-    let threads = cpus.as_ref().map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |cpus| cpus.numbers().len());
+    let threads = cpus
+        .as_ref()
+        .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |cpus| cpus.numbers().len());
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(threads.min(CONTROL_THREADS_MAX)).thread_name("control").enable_all();
     builder.on_thread_start(move || {

@@ -3,6 +3,8 @@
 //! Read it beside README's "Life of a frame", or step through it with a debugger: start at
 //! `frame_crosses_the_hub` and follow `Worker::turn`.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

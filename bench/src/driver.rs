@@ -87,8 +87,12 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
 
     fn add(&mut self, member: Member) -> io::Result<()> {
         let now = self.now();
-        let settings =
-            LinkSettings { timeout: member.timeout, compress: false, queue_depth: 1024, seed: member.number as u64 + 1 };
+        let settings = LinkSettings {
+            timeout: member.timeout,
+            compress: false,
+            queue_depth: 1024,
+            seed: member.number as u64 + 1,
+        };
         let mut link = Link::new(settings, now);
         for line in member.lines {
             let key = ConnKey(u32::try_from(self.owner.len()).map_err(io::Error::other)?);

@@ -63,7 +63,9 @@ impl Members {
         let descriptors = hublane::sys::limits::raise_open_files()?;
         let wanted = self.count as u64 * u64::from(self.connections) + 64;
         if descriptors < wanted {
-            return Err(format!("{wanted} descriptors wanted, the limit is {descriptors}: raise it by `ulimit -Hn`").into());
+            return Err(
+                format!("{wanted} descriptors wanted, the limit is {descriptors}: raise it by `ulimit -Hn`").into()
+            );
         }
         let password = self.password()?;
         let began = Instant::now();

@@ -11,8 +11,8 @@ use rustls_pki_types::ServerName;
 
 use crate::metrics::closes::CloseReason;
 use crate::tls::aead::AeadBackend;
-use crate::tls::handshake::{Handshake, HandshakeError, Step};
 use crate::tls::buffered::{Buffered, Parts};
+use crate::tls::handshake::{Handshake, HandshakeError, Step};
 use crate::tls::layer::RecordLayer;
 use crate::tls::record::RECORD_BYTES_MAX;
 use crate::tunnel::login::client::{Account, ClientLogin, ClientNext, LoginError, WelcomeSeen};
@@ -182,4 +182,3 @@ fn read_some(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
     buf.truncate(n);
     Ok(buf)
 }
-

@@ -354,7 +354,9 @@ fn check_hub(raw: RawHub, name: String, enforced: &[&str], report: &mut Report<'
         ageing: seconds(report.number(raw.ageing_s, "ageing_s", 10..=1_000_000, 300)),
         fdb_entries: report.number(raw.fdb_entries, "fdb_entries", 64..=1_048_576, 65_536),
         sessions_max: report.number(raw.sessions_max, "sessions_max", 1..=262_144, 65_536),
-        macs_per_session: raw.macs_per_session.map(|macs| report.number(Some(macs), "macs_per_session", 1..=65_535, 64)),
+        macs_per_session: raw
+            .macs_per_session
+            .map(|macs| report.number(Some(macs), "macs_per_session", 1..=65_535, 64)),
         session_timeout: seconds(report.number(raw.session_timeout_s, "session_timeout_s", 5..=60, 20)),
         max_connections: report.number(raw.max_connections, "max_connections", 1..=32, 32),
         compression: check_compression(raw.compression, profile, report),

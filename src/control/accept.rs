@@ -49,7 +49,9 @@ pub fn listen_all(wanted: &[Listen]) -> io::Result<Vec<std::net::TcpListener>> {
     for Listen { address, required } in wanted {
         match listen(*address) {
             Ok(listener) => open.push(listener),
-            Err(error) if *required => return Err(io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))),
+            Err(error) if *required => {
+                return Err(io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")));
+            }
             Err(error) => {
                 tracing::warn!(%address, %error, "not listening there");
                 last_error = Some(error);
@@ -74,7 +76,12 @@ impl Gate {
     /// At most `max` on the way in at the same time, `per_source_max` of one source (an IPv6 source is a /64).
     pub fn new(max: u32, per_source_max: u32) -> Self {
         let max = usize::try_from(max).unwrap_or(Semaphore::MAX_PERMITS);
-        Self { all: Arc::new(Semaphore::new(max)), sources: Arc::default(), per_source_max, turned_away: AtomicU64::new(0) }
+        Self {
+            all: Arc::new(Semaphore::new(max)),
+            sources: Arc::default(),
+            per_source_max,
+            turned_away: AtomicU64::new(0),
+        }
     }
 
     /// Connections closed because there were too many.

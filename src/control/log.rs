@@ -94,11 +94,9 @@ impl fmt::Display for Line<'_> {
             What::SessionClosed { session, reason, traffic } => {
                 write!(f, "session closed session={} reason={}{}", session.0, reason.label(), TrafficWords(traffic))
             }
-            What::ConnectionOpened { conn, session, peer, suite } => write!(
-                f,
-                "connection opened conn={} session={} peer={peer} suite={suite}",
-                conn.0, session.0
-            ),
+            What::ConnectionOpened { conn, session, peer, suite } => {
+                write!(f, "connection opened conn={} session={} peer={peer} suite={suite}", conn.0, session.0)
+            }
             What::ConnectionClosed { conn, session, peer, reason } => write!(
                 f,
                 "connection closed conn={} session={} peer={peer} reason={} fault={:?}",

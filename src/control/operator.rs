@@ -96,7 +96,13 @@ impl Operator {
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_s: self.started.elapsed().as_secs(),
             back_end: self.features.back_end().into(),
-            features: self.features.list().into_iter().filter(|(_, there)| *there).map(|(name, _)| name.into()).collect(),
+            features: self
+                .features
+                .list()
+                .into_iter()
+                .filter(|(_, there)| *there)
+                .map(|(name, _)| name.into())
+                .collect(),
             workers: self.workers(),
             hubs: self.front.config.hubs.iter().zip(0..).map(|(hub, id)| self.hub(hub, HubId(id))).collect(),
             drops: drops.collect(),

@@ -120,7 +120,13 @@ impl Sessions {
     }
 
     /// Begins a session with its first connection; `None` if the hub has `sessions_max` already.
-    pub fn begin(&self, new: NewSession, key: SessionKey, peer: SocketAddr, sessions_max: usize) -> Option<(Session, ConnId)> {
+    pub fn begin(
+        &self,
+        new: NewSession,
+        key: SessionKey,
+        peer: SocketAddr,
+        sessions_max: usize,
+    ) -> Option<(Session, ConnId)> {
         let mut table = self.lock();
         let (count, number) = table.hubs.entry(new.hub).or_default();
         if *count >= sessions_max {

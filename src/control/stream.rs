@@ -48,7 +48,11 @@ impl MemberStream {
     ///
     /// # Errors
     /// If it did not come to one.
-    pub async fn accept(mut tcp: TcpStream, config: &Arc<ServerConfig>, aead: AeadBackend) -> Result<Self, StreamError> {
+    pub async fn accept(
+        mut tcp: TcpStream,
+        config: &Arc<ServerConfig>,
+        aead: AeadBackend,
+    ) -> Result<Self, StreamError> {
         let mut handshake = Handshake::server(config, aead)?;
         let mut buf = vec![0; RECORD_BYTES_MAX];
         loop {

@@ -14,7 +14,8 @@ use super::epoll::{EpollConfig, EpollIo};
 use super::features::{FeatureMask, KernelFeatures, TaskRun, UringFeatures};
 use super::uring::{UringConfig, UringIo};
 use super::waker::Waker;
-use crate::worker::io::{CloseHow, Completion, ConnKey, RecvBuf, SendBuf, StreamIo, Wait};
+use crate::tunnel::buffer::SendBuf;
+use crate::worker::io::{CloseHow, Completion, ConnKey, RecvBuf, StreamIo, Wait};
 use crate::worker::mem::{self, MemIo, MemPeer, MemSocket};
 
 /// What a peer finds when it reads.

@@ -57,7 +57,11 @@ impl Deflater {
 impl Pools {
     /// Storage for `frames` waiting frames; the rest grows with use.
     pub fn new(frames: usize) -> Self {
-        Self { frames: FramePool::new(frames), sends: SendPool::default(), deflater: Deflater { codec: Codec::new(), out: Box::new([0; BLOCK_BYTES_MAX]) } }
+        Self {
+            frames: FramePool::new(frames),
+            sends: SendPool::default(),
+            deflater: Deflater { codec: Codec::new(), out: Box::new([0; BLOCK_BYTES_MAX]) },
+        }
     }
 }
 
@@ -264,7 +268,8 @@ impl<S: Scheduler> Link<S> {
         let conn = &mut self.conns[at];
         (conn.heard, self.heard) = (now, now);
         let Scratch { arena, carries, codec, inflated } = scratch;
-        let mut taker = Taker { inflate: self.settings.compress.then_some((codec, inflated)), carried: &mut self.carried, sink };
+        let mut taker =
+            Taker { inflate: self.settings.compress.then_some((codec, inflated)), carried: &mut self.carried, sink };
         conn.conn.receive(bytes, arena, carries, |block| taker.take(block))
     }
 
@@ -281,7 +286,8 @@ impl<S: Scheduler> Link<S> {
     ) -> Result<(), CloseReason> {
         let Some(conn) = self.conns.iter_mut().find(|c| c.key == key) else { return Ok(()) };
         let Scratch { codec, inflated, .. } = scratch;
-        let mut taker = Taker { inflate: self.settings.compress.then_some((codec, inflated)), carried: &mut self.carried, sink };
+        let mut taker =
+            Taker { inflate: self.settings.compress.then_some((codec, inflated)), carried: &mut self.carried, sink };
         conn.conn.receive_plain(plain, |block| taker.take(block))
     }
 
@@ -295,7 +301,8 @@ impl<S: Scheduler> Link<S> {
     }
 
     fn place(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
-        let chosen = if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(flow_hash(frame)) };
+        let chosen =
+            if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(flow_hash(frame)) };
         let Some(at) = chosen else { return Pushed::Dropped(DropReason::EgressNoConnection) };
         let conn = &mut self.conns[at];
         if !conn.in_flight && conn.queue.is_empty() {
@@ -428,7 +435,9 @@ impl<S: Scheduler> Link<S> {
     /// The connection for a flow, by rendezvous hashing: a flow keeps its connection for as long as that
     /// lives, so its frames stay in order, whatever other connections come and go.
     fn choose(&self, hash: u32) -> Option<usize> {
-        let weight = |salt: u32| (hash ^ salt).wrapping_mul(0x9e37_79b1) ^ (hash ^ salt).rotate_left(15).wrapping_mul(0x85eb_ca6b);
+        let weight = |salt: u32| {
+            (hash ^ salt).wrapping_mul(0x9e37_79b1) ^ (hash ^ salt).rotate_left(15).wrapping_mul(0x85eb_ca6b)
+        };
         let sending = self.conns.iter().enumerate().filter(|(_, c)| c.way.send);
         sending.max_by_key(|(_, c)| weight(c.salt)).map(|(at, _)| at)
     }

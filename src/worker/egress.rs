@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::exchange::{Header, Outbox};
-use super::parcel::Parcel;
 use super::io::ConnKey;
+use super::parcel::Parcel;
 use super::slots::{Port, PortTable};
 use super::turn::HOUSEKEEPING;
 use crate::hub::meta::EDITED_BYTES_MAX;

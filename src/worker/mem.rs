@@ -11,8 +11,8 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::io::{CloseHow, Completion, ConnKey, RecvBuf, StreamIo, Wait};
-use crate::tunnel::buffer::SendBuf;
 use crate::sys::waker::Waker;
+use crate::tunnel::buffer::SendBuf;
 
 /// A connection: the end for the worker and the end for the test. The window is unlimited at first.
 pub fn pipe() -> (MemSocket, MemPeer) {

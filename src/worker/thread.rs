@@ -71,7 +71,9 @@ fn run(start: Start, ready: &mpsc::Sender<()>) -> io::Result<()> {
     let Start { features, ring, settings, ties, waker, load, .. } = start;
     let now = monotonic();
     match &features.uring {
-        Ok(uring) => turn_until_stopped(Worker::new(UringIo::new(&ring, uring, waker)?, settings, ties, now), &load, ready),
+        Ok(uring) => {
+            turn_until_stopped(Worker::new(UringIo::new(&ring, uring, waker)?, settings, ties, now), &load, ready)
+        }
         Err(_) => {
             let io = EpollIo::new(&EpollConfig::default(), waker)?;
             turn_until_stopped(Worker::new(io, settings, ties, now), &load, ready)
