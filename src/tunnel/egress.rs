@@ -52,10 +52,11 @@ const fn batch_len(len: usize) -> usize {
 pub struct Outgoing {
     buf: Option<SendBuf>,
     open: Option<OpenRecord>,
-    /// Since the last send: records, frames, bytes of frames.
+    /// Since the last send: records, frames, bytes of frames, renewed keys.
     records: u64,
     frames: u64,
     bytes: u64,
+    key_updates: u64,
     /// Bytes that still go in small records.
     small_left: usize,
     last: Option<Tick>,
@@ -164,10 +165,11 @@ impl Outgoing {
     pub fn control(&mut self, layer: &mut RecordLayer, sends: &mut SendPool) -> Result<(), CloseReason> {
         self.close_record(layer)?;
         let buf = self.buf.get_or_insert_with(|| sends.take());
-        let start = buf.end();
+        let (start, before) = (buf.end(), layer.key_updates());
         let len = layer.control(&mut buf.storage_mut()[start..])?;
         buf.set_end(start + len);
         self.records += 1;
+        self.key_updates += layer.key_updates() - before;
         Ok(())
     }
 
@@ -198,7 +200,8 @@ impl Outgoing {
     pub fn seal(&mut self, layer: &mut RecordLayer) -> Result<Option<Flushed>, CloseReason> {
         self.close_record(layer)?;
         let Some(buf) = self.buf.take_if(|buf| !buf.pending().is_empty()) else { return Ok(None) };
-        let flushed = Flushed { buf, records: self.records, frames: self.frames, bytes: self.bytes };
+        let (records, frames, bytes) = (self.records, self.frames, self.bytes);
+        let flushed = Flushed { buf, records, frames, bytes, key_updates: std::mem::take(&mut self.key_updates) };
         (self.records, self.frames, self.bytes) = (0, 0, 0);
         Ok(Some(flushed))
     }

@@ -252,7 +252,7 @@ impl<S: Scheduler> Link<S> {
     }
 
     /// Takes ciphertext of connection `key`; calls `each` for every frame of 14 to 1600 bytes and
-    /// `dropped` for what is none. Returns the number of records. Ask [`Self::wants_flush`] afterwards.
+    /// `dropped` for what is none. Ask [`Self::wants_flush`] afterwards.
     ///
     /// # Errors
     /// The connection must be closed.
@@ -263,14 +263,16 @@ impl<S: Scheduler> Link<S> {
         now: Tick,
         scratch: &mut Scratch,
         sink: &mut impl FrameSink,
-    ) -> Result<u64, CloseReason> {
-        let Some(at) = self.conns.iter().position(|c| c.key == key) else { return Ok(0) };
+    ) -> Result<Received, CloseReason> {
+        let Some(at) = self.conns.iter().position(|c| c.key == key) else { return Ok(Received::default()) };
         let conn = &mut self.conns[at];
         (conn.heard, self.heard) = (now, now);
         let Scratch { arena, carries, codec, inflated } = scratch;
         let mut taker =
             Taker { inflate: self.settings.compress.then_some((codec, inflated)), carried: &mut self.carried, sink };
-        conn.conn.receive(bytes, arena, carries, |block| taker.take(block))
+        let before = conn.conn.layer.key_updates();
+        let records = conn.conn.receive(bytes, arena, carries, |block| taker.take(block))?;
+        Ok(Received { records, key_updates: conn.conn.layer.key_updates() - before })
     }
 
     /// The same for plaintext that was opened before the session began.
@@ -443,6 +445,15 @@ impl<S: Scheduler> Link<S> {
     }
 }
 
+/// What [`Link::receive`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// TLS records.
+    pub records: u64,
+    /// How often the peer renewed its key.
+    pub key_updates: u64,
+}
+
 /// A buffer ready to be sent, and what is in it.
 #[derive(Debug)]
 pub struct Flushed {
@@ -450,6 +461,8 @@ pub struct Flushed {
     pub buf: SendBuf,
     /// How many.
     pub records: u64,
+    /// How often we renewed our key.
+    pub key_updates: u64,
     /// Frames in them.
     pub frames: u64,
     /// Bytes of those frames, as blocks: compressed if the session compresses.

@@ -102,7 +102,7 @@ impl<Io: StreamIo> Worker<Io> {
         let received = port
             .link
             .receive_plain(key, plain, &mut self.scratch, &mut sink)
-            .and_then(|()| port.link.receive(key, cipher, self.now, &mut self.scratch, &mut sink));
+            .and_then(|()| port.link.receive(key, cipher, self.now, &mut self.scratch, &mut sink).map(|_| ()));
         self.fabric.ports.put_back(port);
         if let Err(reason) = received {
             self.close_conn(key, reason);

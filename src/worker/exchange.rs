@@ -316,10 +316,10 @@ mod loom_tests {
 
     /// Loom tries the interleavings; a lost wake-up leaves the receiver waiting, which loom reports.
     fn nobody_is_left_asleep(senders: usize, mails: u64) {
-        // Two forced switches find the classic lost wake-up (look, put, announce nobody, sleep); all
+        // Three forced switches find the classic lost wake-up (look, put, announce nobody, sleep); all
         // of them would take hours for three threads.
         let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(2);
+        model.preemption_bound = Some(3);
         model.check(move || {
             let doorbell = Arc::new(Doorbell::default());
             let waker = Arc::new(Notify::new());

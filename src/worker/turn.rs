@@ -98,8 +98,9 @@ impl<Io: StreamIo> Worker<Io> {
         let answer = port.link.wants_flush(key);
         self.fabric.ports.put_back(port);
         match step {
-            Ok(Ok(records)) => {
-                self.fabric.counters.records_in.add(records);
+            Ok(Ok(received)) => {
+                self.fabric.counters.records_in.add(received.records);
+                self.fabric.counters.key_updates.add(received.key_updates);
                 if answer {
                     self.fabric.dirty.push(key);
                 }
@@ -194,6 +195,7 @@ impl<Io: StreamIo> Worker<Io> {
             Ok(Some(flushed)) => {
                 let counters = &self.fabric.counters;
                 counters.records_out.add(flushed.records);
+                counters.key_updates.add(flushed.key_updates);
                 counters.frames_out.add(flushed.frames);
                 counters.bytes_out.add(flushed.bytes);
                 self.io.send(key, flushed.buf);
