@@ -465,7 +465,11 @@ fn functions(code: &str) -> Vec<Function> {
         if in_word || name.is_empty() || !body.ends_with('}') {
             continue;
         }
-        found.push(Function { name, at_line: code[..at].matches('\n').count() + 1, lines: body.matches('\n').count() + 1 });
+        found.push(Function {
+            name,
+            at_line: code[..at].matches('\n').count() + 1,
+            lines: body.matches('\n').count() + 1,
+        });
     }
     found
 }
