@@ -42,7 +42,7 @@ row() {
     printf '%-20s %-7s %7s  %s\n' "$label" "$result" "$(since "$t")" "$seen"
     if [ "$result" = FAIL ]; then
         tail -15 "$RUN/row.err" | sed 's/^/    | /'
-        tail -n 4 "$RUN/server/out" "$RUN"/client*/log/client_log/*.log 2>/dev/null | sed "s|$RUN/||; s/^/    : /"
+        { tail -n 4 "$RUN/server/out" "$RUN"/client*/log/client_log/*.log 2>/dev/null || true; } | sed "s|$RUN/||; s/^/    : /"
     fi
 }
 
