@@ -18,6 +18,7 @@ use crossbeam::channel::unbounded;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::control::accept::{self, Gate};
@@ -138,6 +139,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).map_err(while_doing("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(while_doing("wait for signals"))?;
     let admin = AdminSocket::bind(&paths.control_socket).map_err(while_doing("open the control socket"))?;
+    let (stop, stopping) = watch::channel(false);
     let sessions = Arc::new(Sessions::new(wall_ns() / 1_000_000));
     let gate = Arc::new(Gate::new(config.server.handshakes_max, config.server.connections_per_source_max));
     let front = Arc::new(Front {
@@ -150,6 +152,7 @@ async fn serve(
         hubs: Arc::clone(&crew.hubs),
         events: events.clone(),
         refusals: Refusals::default(),
+        stopping,
     });
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(reports) = crew.take_reports() {
@@ -176,10 +179,12 @@ async fn serve(
         _ = interrupt.recv() => tracing::info!("SIGINT: ending every session"),
         () = crew.worker_failed() => tracing::error!("a worker ended: ending every session"),
     }
+    // First nobody new, so that clients who lose their session find the port closed and wait.
+    let _ = stop.send(true);
     for handle in crew.handles.iter() {
         handle.tell(Command::Stop);
     }
-    crew.wait_until_stopped().await;
+    tokio::join!(crew.wait_until_stopped(), gate.wait_empty(STOP_MAX));
     tasks.shutdown().await;
     Ok(())
 }

@@ -55,7 +55,7 @@ impl Bench {
                 reports: Box::new(move |what| report.send(what).unwrap()),
                 counters: Arc::new(Counters::default()),
             };
-            let io = MemIo::new(16, 4096, Waker::new().unwrap());
+            let io = MemIo::new(4, 1 << 18, Waker::new().unwrap());
             let settings = WorkerSettings { conns_max: 100, frames_max: 1000 };
             bench.workers.push(Worker::new(io, settings, ties, now));
             bench.commands.push(command);
@@ -65,9 +65,19 @@ impl Bench {
 
     /// A member logs in on `worker`.
     fn member(&mut self, number: u64, worker: usize) -> Member {
-        let settings =
-            LinkSettings { timeout: Duration::from_secs(20), compress: false, queue_depth: 64, seed: number };
-        let (server, client) = connected_pair(Suite::Tls13Aes128GcmSha256, AeadBackend::AwsLc);
+        self.member_with(number, worker, |_| {}, 64)
+    }
+
+    fn member_with(
+        &mut self,
+        number: u64,
+        worker: usize,
+        prepare: impl FnOnce(&mut RecordLayer),
+        queue_depth: usize,
+    ) -> Member {
+        let settings = LinkSettings { timeout: Duration::from_secs(20), compress: false, queue_depth, seed: number };
+        let (mut server, client) = connected_pair(Suite::Tls13Aes128GcmSha256, AeadBackend::AwsLc);
+        prepare(&mut server);
         let (socket, peer) = pipe();
         let session = SessionSeed {
             session: SessionId(number),
@@ -151,6 +161,15 @@ impl Member {
         let bytes = self.peer.read_all();
         self.link.receive(KEY, &bytes, self.now, &mut self.scratch, &mut self.frames).unwrap();
         std::mem::take(&mut self.frames.0)
+    }
+
+    /// Sends what the record layer owes, such as an answer to a key update.
+    fn answer(&mut self) {
+        if let Some(flushed) = self.link.flush(KEY, self.now, &mut self.pools).unwrap() {
+            self.peer.write(flushed.buf.pending());
+            self.pools.sends.give(flushed.buf);
+            self.link.sent(KEY);
+        }
     }
 
     fn close_reason(&mut self) -> Option<CloseReason> {
@@ -304,4 +323,34 @@ fn a_stopping_server_says_goodbye() {
     }
     bench.turn();
     assert!(bench.workers.iter().all(Worker::is_stopped));
+}
+
+#[test]
+fn key_updates_find_room_behind_any_number_of_frames() {
+    let mut bench = Bench::new(1);
+    let mut a = bench.member(1, 0);
+    let mut b = bench.member_with(2, 0, |layer| layer.set_rekey_after(1), 4096);
+    b.send(&broadcast(0xb));
+    bench.turn();
+    a.received();
+    // More than a send buffer holds within one turn, in frames of every length, so that some fill it to the brim.
+    for len in 46..250 {
+        let count = 70_000 / len;
+        // After a silence records begin small, which shifts where the last one ends.
+        bench.now = bench.now + Duration::from_secs(2);
+        for n in 0..count {
+            a.send(&frame(0xb, 0xa, &vec![(n % 251) as u8; len]));
+        }
+        let mut received = Vec::new();
+        while received.len() < count {
+            bench.turn();
+            let more = b.received();
+            assert!(!more.is_empty(), "{} of {count} frames of {len} bytes", received.len());
+            received.extend(more);
+            b.answer();
+        }
+        assert!(received.iter().enumerate().all(|(n, got)| *got == frame(0xb, 0xa, &vec![(n % 251) as u8; len])));
+    }
+    assert!(bench.workers[0].counters().key_updates.read() > 400);
+    assert_eq!(bench.workers[0].counters().closes(CloseReason::Panicked), 0);
 }

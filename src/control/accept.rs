@@ -68,6 +68,7 @@ pub fn listen_all(wanted: &[Listen]) -> io::Result<Vec<std::net::TcpListener>> {
 pub struct Gate {
     all: Arc<Semaphore>,
     sources: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    max: usize,
     per_source_max: u32,
     turned_away: AtomicU64,
 }
@@ -79,6 +80,7 @@ impl Gate {
         Self {
             all: Arc::new(Semaphore::new(max)),
             sources: Arc::default(),
+            max,
             per_source_max,
             turned_away: AtomicU64::new(0),
         }
@@ -87,6 +89,13 @@ impl Gate {
     /// Connections closed because there were too many.
     pub fn turned_away(&self) -> u64 {
         self.turned_away.load(Relaxed)
+    }
+
+    /// Waits until nobody is on the way in, `longest` at most.
+    pub async fn wait_empty(&self, longest: Duration) {
+        let all = u32::try_from(self.max).unwrap_or(u32::MAX);
+        // Past that time the rest is cut off; nobody is told.
+        let _ = tokio::time::timeout(longest, self.all.acquire_many(all)).await;
     }
 
     /// A ticket for a connection from `peer`; `None` if there are too many.
@@ -122,10 +131,15 @@ impl Drop for Ticket {
     }
 }
 
-/// Accepts for ever.
+/// Accepts until the server stops; the listener is closed then.
 pub async fn run(listener: TcpListener, gate: Arc<Gate>, front: Arc<Front>) {
+    let mut stopping = front.stopping.clone();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        match accepted {
             Ok((tcp, peer)) => admit(tcp, peer, &gate, &front),
             Err(error) => {
                 if is_shortage(&error) {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::auth::{Attempt, AuthError, Authenticator, Presented, within};
@@ -62,6 +63,8 @@ pub struct Front {
     pub events: EventSender,
     /// Logins that were not granted.
     pub refusals: Refusals,
+    /// Becomes true when the server stops: who is on the way in is sent away properly.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// How often a login was refused, by reason.
@@ -109,7 +112,12 @@ impl Front {
         if let Some(records) = server.rekey_after_records {
             stream.set_rekey_after(records);
         }
-        match timeout(server.login_timeout, self.converse(&mut stream, peer)).await {
+        let mut stopping = self.stopping.clone();
+        let conversation = tokio::select! {
+            done = timeout(server.login_timeout, self.converse(&mut stream, peer)) => done,
+            _ = stopping.wait_for(|stopping| *stopping) => Ok(Ok(None)),
+        };
+        match conversation {
             Ok(Ok(Some(entry))) => self.hand_over(stream, peer, entry),
             Ok(Ok(None)) => stream.close().await,
             Ok(Err(StreamError::Socket(error))) => tracing::debug!(%peer, %error, "connection ended before its login"),

@@ -15,7 +15,7 @@ use super::enframe::{self, Batch};
 use super::link::{Flushed, SendPool};
 use crate::metrics::closes::CloseReason;
 use crate::tick::Tick;
-use crate::tls::layer::RecordLayer;
+use crate::tls::layer::{CONTROL_BYTES_MAX, RecordLayer};
 use crate::wire::ethernet::FRAME_BYTES_MAX;
 
 /// Plaintext of the largest record (RFC 8446 §5.1).
@@ -36,7 +36,10 @@ const RECORD_OVERHEAD_MAX: usize = 13 + 17;
 
 /// Size of a send buffer: four full records. More gains little per system call; less and a fast member is
 /// woken more often.
-pub const SEND_BYTES: usize = 4 * (RECORD_PLAIN_MAX + RECORD_OVERHEAD_MAX);
+pub const SEND_BYTES: usize = 4 * (RECORD_PLAIN_MAX + RECORD_OVERHEAD_MAX) + CONTROL_BYTES_MAX;
+
+/// End of the part that frames may fill; behind it a control record always has room.
+const FRAMES_END: usize = SEND_BYTES - CONTROL_BYTES_MAX;
 
 /// Longest block we append: a frame, with room for a VLAN tag and for what zlib adds to bytes that do not
 /// compress.
@@ -115,7 +118,7 @@ impl Outgoing {
     fn begin_record(&mut self, layer: &RecordLayer, block: &[u8], plain: usize, sends: &mut SendPool) -> Option<()> {
         let buf = self.buf.get_or_insert_with(|| sends.take());
         let at = buf.end() + layer.prefix_len();
-        let room = buf.capacity().checked_sub(at + layer.suffix_len())?;
+        let room = FRAMES_END.checked_sub(at + layer.suffix_len())?;
         if room < plain.min(batch_len(BLOCK_BYTES_MAX)) {
             return None;
         }
@@ -155,7 +158,7 @@ impl Outgoing {
             Some(open) => open.limit + layer.suffix_len(),
             None => buf.end(),
         };
-        used + RECORD_OVERHEAD_MAX + batch_len(BLOCK_BYTES_MAX) <= buf.capacity()
+        used + RECORD_OVERHEAD_MAX + batch_len(BLOCK_BYTES_MAX) <= FRAMES_END
     }
 
     /// Puts a key update, or an answer to one, behind what was built so far.

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::Worker;
 use super::io::{CloseHow, ConnKey, StreamIo};
-use super::seeds::Report;
-use super::slots::{Closing, Phase};
+use super::seeds::{ConnSeed, Report};
+use super::slots::{Closing, ConnState, Phase};
 use super::timers::Timer;
-use crate::ids::PortId;
+use crate::ids::{PortId, SessionId};
 use crate::metrics::closes::CloseReason;
 
 /// How long a closing connection may take.
@@ -45,6 +45,23 @@ impl<Io: StreamIo> Worker<Io> {
         if !in_flight {
             self.say_goodbye(key);
         }
+    }
+
+    /// Closes a connection that came too late for its session, or too many.
+    pub(super) fn turn_away(&mut self, session: SessionId, seed: ConnSeed<Io::Socket>, reason: CloseReason) {
+        let ConnSeed { id, peer, socket, conn, .. } = seed;
+        self.fabric.counters.close(reason);
+        (self.reports)(Report::ConnClosed { session, conn: id, peer, reason, at: self.now });
+        self.stamp += 1;
+        let closing = Closing { conn: Some(conn), in_flight: false, eof: false, stamp: self.stamp, reason };
+        let state = ConnState { id, peer, phase: Phase::Closing(closing) };
+        let key = self.conns.insert(state);
+        if self.io.open(key, socket).is_err() {
+            self.conns.remove(key);
+            return;
+        }
+        self.timers.set(self.now + DRAIN, Timer::Closing { key, stamp: self.stamp });
+        self.say_goodbye(key);
     }
 
     /// Sends close_notify, or FIN if that was sent.
@@ -119,11 +136,5 @@ impl<Io: StreamIo> Worker<Io> {
         self.fabric.counters.close(reason);
         let (session, carried) = (port.session, port.link.carried());
         (self.reports)(Report::SessionEnded { session, worker: self.fabric.index, reason, carried, at: self.now });
-    }
-
-    /// Ends a session whose state cannot be trusted any more: its peer is reset.
-    pub(super) fn abort_port(&mut self, id: PortId, reason: CloseReason) {
-        tracing::error!(port = %id, "a defect of this server ended a session; please report it");
-        self.end_port(id, reason);
     }
 }

@@ -1,14 +1,12 @@
 //! What control threads ask a worker to do. Rare: may allocate.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
-
 use super::Worker;
 use super::ingress::Ingress;
 use super::io::{ConnKey, StreamIo};
 use super::seeds::{Command, ConnSeed, ConnView, PortView, Report, SessionSeed};
 use super::slots::{ConnState, Phase, Port};
-use crate::ids::{ConnId, PortId, SessionId};
+use crate::ids::{PortId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::tls::keys::Version;
 use crate::tunnel::link::Link;
@@ -37,17 +35,15 @@ impl<Io: StreamIo> Worker<Io> {
 
     fn open_session(&mut self, seed: SessionSeed, conn: ConnSeed<Io::Socket>) {
         let session = seed.session;
-        let refused = if self.stopping { Some(CloseReason::ServerStopping) } else { None };
-        let opened = if refused.is_none() { self.open_port(seed) } else { None };
-        match opened {
-            Some(id) => self.add_conn(id, conn),
-            None => {
-                let reason = refused.unwrap_or(CloseReason::NoRoom);
-                self.fabric.counters.close(reason);
-                let (worker, at) = (self.fabric.index, self.now);
-                (self.reports)(Report::SessionEnded { session, worker, reason, carried: Default::default(), at });
-            }
+        if !self.stopping
+            && let Some(id) = self.open_port(seed)
+        {
+            return self.add_conn(id, conn);
         }
+        let reason = if self.stopping { CloseReason::ServerStopping } else { CloseReason::NoRoom };
+        self.turn_away(session, conn, reason);
+        let (worker, at) = (self.fabric.index, self.now);
+        (self.reports)(Report::SessionEnded { session, worker, reason, carried: Default::default(), at });
     }
 
     fn open_port(&mut self, seed: SessionSeed) -> Option<PortId> {
@@ -66,27 +62,30 @@ impl<Io: StreamIo> Worker<Io> {
     fn attach(&mut self, session: SessionId, conn: ConnSeed<Io::Socket>) {
         match self.fabric.ports.of_session(session) {
             Some(id) => self.add_conn(id, conn),
-            None => self.refuse_conn(session, conn.id, conn.peer, CloseReason::SessionEnded),
+            None => self.turn_away(session, conn, CloseReason::SessionEnded),
         }
-    }
-
-    /// The socket is dropped by the caller, which resets the peer: he comes back and is told why.
-    fn refuse_conn(&mut self, session: SessionId, conn: ConnId, peer: SocketAddr, reason: CloseReason) {
-        self.fabric.counters.close(reason);
-        (self.reports)(Report::ConnClosed { session, conn, peer, reason, at: self.now });
     }
 
     /// Adds a connection to a port, with what it had already received.
     fn add_conn(&mut self, id: PortId, seed: ConnSeed<Io::Socket>) {
         let Some(session) = self.fabric.ports.get_mut(id).map(|port| port.session) else { return };
-        let state = ConnState { id: seed.id, peer: seed.peer, phase: Phase::Live(id) };
-        let Some(key) = self.conns.insert(state, self.settings.conns_max) else {
-            return self.refuse_conn(session, seed.id, seed.peer, CloseReason::NoRoom);
-        };
+        if self.conns.len() >= self.settings.conns_max {
+            return self.turn_away(session, seed, CloseReason::NoRoom);
+        }
         let ConnSeed { socket, conn, way, plain, cipher, id: conn_id, peer } = seed;
+        let state = ConnState { id: conn_id, peer, phase: Phase::Live(id) };
+        let key = self.conns.insert(state);
         if self.io.open(key, socket).is_err() {
             self.conns.remove(key);
-            return self.refuse_conn(session, conn_id, peer, CloseReason::NoRoom);
+            self.fabric.counters.close(CloseReason::NoRoom);
+            (self.reports)(Report::ConnClosed {
+                session,
+                conn: conn_id,
+                peer,
+                reason: CloseReason::NoRoom,
+                at: self.now,
+            });
+            return;
         }
         self.fabric.counters.conns.set(self.conns.len() as u64);
         let Some(port) = self.fabric.ports.get_mut(id) else { return };
@@ -97,14 +96,12 @@ impl<Io: StreamIo> Worker<Io> {
 
     /// Takes what was received before the worker had the socket.
     fn receive_early(&mut self, id: PortId, key: ConnKey, plain: &[u8], cipher: &[u8]) {
-        let Some(mut port) = self.fabric.ports.take(id) else { return };
-        let mut sink = Ingress { fabric: &mut self.fabric, port: id, hub: port.hub, now: self.now };
-        let received = port
-            .link
-            .receive_plain(key, plain, &mut self.scratch, &mut sink)
-            .and_then(|()| port.link.receive(key, cipher, self.now, &mut self.scratch, &mut sink).map(|_| ()));
-        self.fabric.ports.put_back(port);
-        if let Err(reason) = received {
+        let received = self.step(id, |_, port, scratch, fabric, now| {
+            let mut sink = Ingress { fabric, port: id, hub: port.hub, now };
+            port.link.receive_plain(key, plain, scratch, &mut sink)?;
+            port.link.receive(key, cipher, now, scratch, &mut sink)
+        });
+        if let Some(Err(reason)) = received {
             self.close_conn(key, reason);
         }
     }

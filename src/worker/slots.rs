@@ -160,18 +160,15 @@ pub struct ConnTable {
 }
 
 impl ConnTable {
-    /// Adds a connection; `None` beyond `max`.
-    pub fn insert(&mut self, state: ConnState, max: usize) -> Option<ConnKey> {
-        if self.len >= max {
-            return None;
-        }
+    /// Adds a connection.
+    pub fn insert(&mut self, state: ConnState) -> ConnKey {
         self.len += 1;
         let at = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
             u32::try_from(self.conns.len() - 1).expect("fewer connections than descriptors")
         });
         self.conns[at as usize] = Some(state);
-        Some(ConnKey(at))
+        ConnKey(at)
     }
 
     /// The connection of that key.

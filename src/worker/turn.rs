@@ -16,15 +16,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::Worker;
+use super::egress::Fabric;
 use super::ingress::Ingress;
 use super::io::{Completion, ConnKey, RecvBuf, StreamIo, Wait};
-use super::slots::Phase;
+use super::slots::{Phase, Port};
 use super::timers::Timer;
 use crate::ids::PortId;
 use crate::metrics::closes::CloseReason;
 use crate::tick::Tick;
 use crate::tunnel::buffer::SendBuf;
-use crate::tunnel::link::Due;
+use crate::tunnel::link::{Due, Scratch};
 
 /// Distance of two housekeeping runs. A run ages a part of the FDB, so this also sets how long one sweep takes.
 pub const HOUSEKEEPING: Duration = Duration::from_millis(500);
@@ -86,28 +87,43 @@ impl<Io: StreamIo> Worker<Io> {
         }
     }
 
-    /// Bytes from a member: the step in which frames enter the hub. A panic in it costs this session alone.
+    /// Bytes from a member: the step in which frames enter the hub.
     fn received(&mut self, key: ConnKey, buf: &RecvBuf) {
         let Some(id) = self.conns.live_port(key) else { return };
-        let Some(mut port) = self.fabric.ports.take(id) else { return };
-        let Self { io, scratch, fabric, now, .. } = self;
-        let step = catch_unwind(AssertUnwindSafe(|| {
-            let mut sink = Ingress { fabric, port: id, hub: port.hub, now: *now };
-            port.link.receive(key, io.bytes(buf), *now, scratch, &mut sink)
-        }));
-        let answer = port.link.wants_flush(key);
-        self.fabric.ports.put_back(port);
-        match step {
-            Ok(Ok(received)) => {
+        let received = self.step(id, |io, port, scratch, fabric, now| {
+            let mut sink = Ingress { fabric, port: id, hub: port.hub, now };
+            let received = port.link.receive(key, io.bytes(buf), now, scratch, &mut sink);
+            received.map(|received| (received, port.link.wants_flush(key)))
+        });
+        match received {
+            Some(Ok((received, wants_flush))) => {
                 self.fabric.counters.records_in.add(received.records);
                 self.fabric.counters.key_updates.add(received.key_updates);
-                if answer {
+                if wants_flush {
                     self.fabric.dirty.push(key);
                 }
             }
-            Ok(Err(reason)) => self.close_conn(key, reason),
-            Err(_) => self.abort_port(id, CloseReason::Panicked),
+            Some(Err(reason)) => self.close_conn(key, reason),
+            None => {}
         }
+    }
+
+    /// One step of a port, which is taken out of its table meanwhile, so that the step can reach every other
+    /// port. A panic in it costs this session alone; `None` then.
+    pub(super) fn step<R>(
+        &mut self,
+        id: PortId,
+        step: impl FnOnce(&Io, &mut Port, &mut Scratch, &mut Fabric, Tick) -> R,
+    ) -> Option<R> {
+        let mut port = self.fabric.ports.take(id)?;
+        let Self { io, scratch, fabric, now, .. } = self;
+        let done = catch_unwind(AssertUnwindSafe(|| step(io, &mut port, scratch, fabric, *now)));
+        self.fabric.ports.put_back(port);
+        if done.is_err() {
+            tracing::error!(port = %id, "a defect of this server ended a session; please report it");
+            self.end_port(id, CloseReason::Panicked);
+        }
+        done.ok()
     }
 
     fn sent(&mut self, key: ConnKey, buf: SendBuf, result: Result<(), io::ErrorKind>) {
@@ -161,9 +177,11 @@ impl<Io: StreamIo> Worker<Io> {
     /// Does what is due for a port and sets its next timer.
     pub(super) fn poll_port(&mut self, id: PortId) {
         let mut due = std::mem::take(&mut self.due);
-        if let Some(port) = self.fabric.ports.get_mut(id) {
-            let next = port.link.poll(self.now, &mut self.fabric.pools, &mut due);
-            port.timer_at = next;
+        let polled = self.step(id, |_, port, _, fabric, now| {
+            port.timer_at = port.link.poll(now, &mut fabric.pools, &mut due);
+            port.timer_at
+        });
+        if let Some(next) = polled {
             self.timers.set(next, Timer::Port(id));
         }
         for what in due.drain(..) {
@@ -190,9 +208,9 @@ impl<Io: StreamIo> Worker<Io> {
     }
 
     fn flush_conn(&mut self, key: ConnKey) {
-        let Some(port) = self.conns.live_port(key).and_then(|id| self.fabric.ports.get_mut(id)) else { return };
-        match port.link.flush(key, self.now, &mut self.fabric.pools) {
-            Ok(Some(flushed)) => {
+        let Some(id) = self.conns.live_port(key) else { return };
+        match self.step(id, |_, port, _, fabric, now| port.link.flush(key, now, &mut fabric.pools)) {
+            Some(Ok(Some(flushed))) => {
                 let counters = &self.fabric.counters;
                 counters.records_out.add(flushed.records);
                 counters.key_updates.add(flushed.key_updates);
@@ -200,8 +218,8 @@ impl<Io: StreamIo> Worker<Io> {
                 counters.bytes_out.add(flushed.bytes);
                 self.io.send(key, flushed.buf);
             }
-            Ok(None) => {}
-            Err(reason) => self.close_conn(key, reason),
+            Some(Ok(None)) | None => {}
+            Some(Err(reason)) => self.close_conn(key, reason),
         }
     }
 }
