@@ -339,7 +339,7 @@ fn key_updates_find_room_behind_any_number_of_frames() {
         // After a silence records begin small, which shifts where the last one ends.
         bench.now = bench.now + Duration::from_secs(2);
         for n in 0..count {
-            a.send(&frame(0xb, 0xa, &vec![(n % 251) as u8; len]));
+            a.send(&frame(0xb, 0xa, &vec![byte_of(n); len]));
         }
         let mut received = Vec::new();
         while received.len() < count {
@@ -349,8 +349,13 @@ fn key_updates_find_room_behind_any_number_of_frames() {
             received.extend(more);
             b.answer();
         }
-        assert!(received.iter().enumerate().all(|(n, got)| *got == frame(0xb, 0xa, &vec![(n % 251) as u8; len])));
+        assert!(received.iter().enumerate().all(|(n, got)| *got == frame(0xb, 0xa, &vec![byte_of(n); len])));
     }
     assert!(bench.workers[0].counters().key_updates.read() > 400);
     assert_eq!(bench.workers[0].counters().closes(CloseReason::Panicked), 0);
+}
+
+/// A payload byte for frame `n`.
+fn byte_of(n: usize) -> u8 {
+    u8::try_from(n % 251).unwrap()
 }

@@ -1,3 +1,4 @@
+//! The record layer by itself: both ends in one process, and the vectors of RFC 8448.
 #![forbid(unsafe_code)]
 
 use super::super::keys::KeyAndIv;
