@@ -21,6 +21,10 @@ since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; 
 holds() { awk "BEGIN { exit !($1) }"; }
 
 # within SECONDS CMD...: repeats CMD until it succeeds; fails when SECONDS are over.
+# finds [OPTIONS] PATTERN: grep -q that reads its input to the end. With pipefail, grep -q itself fails now and
+# then: it stops at the first match, and what writes to it dies of the closed pipe.
+finds() { grep "$@" >/dev/null; }
+
 within() {
     local end
     end=$(awk -v t="$EPOCHREALTIME" -v s="$1" 'BEGIN { printf "%.3f", t + s }')

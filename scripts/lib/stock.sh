@@ -118,7 +118,7 @@ client_status() {
     fi
 }
 
-client_is_up() { client_status "$1" | grep -q '^Session Status.*|Connection Completed'; }
+client_is_up() { client_status "$1" | finds '^Session Status.*|Connection Completed'; }
 client_has_conns() { [ "$(client_status "$1" 'Number of TCP Connections')" = "$2" ]; }
 
 # client_await N [SECONDS]: until the client shows an established session.
@@ -150,7 +150,7 @@ client_log() {
     awk '/VPN Connection Setting "hub" has been created/ { s = "" } { s = s $0 "\n" } END { printf "%s", s }' \
         "$RUN/client$1"/log/client_log/*.log
 }
-client_log_has() { client_log "$1" | grep -qF "$2"; }
+client_log_has() { client_log "$1" | finds -F "$2"; }
 
 # client_login_time N: when its newest session was established, in seconds since 1970.
 client_login_time() { date +%s.%3N -d "$(client_log "$1" | grep 'Now connected' | tail -1 | cut -c1-23)"; }
