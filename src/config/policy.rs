@@ -183,7 +183,8 @@ pub const ITEMS: [PolicyItem; 38] = [
     flag("FilterNonIP"),
     flag("NoIPv6DefaultRouterInRA"),
     flag("NoIPv6DefaultRouterInRAWhenIPv6"),
-    limit("VLanId", 4_095),
+    // 4095 is reserved in tags (802.1Q table 9-2).
+    limit("VLanId", 4_094),
 ];
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub struct Timers {
 /// Width of a step: a keep-alive may be late by this much, of 4 s at least.
 const STEP_NS: u64 = 64_000_000;
 
-/// Steps of the wheel: 65 s, more than the longest session timeout.
+/// Steps of the wheel: 65 s, more than the longest session timeout (60 s).
 const PLACES: usize = 1024;
 
 impl Timers {
