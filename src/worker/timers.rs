@@ -14,8 +14,13 @@ use crate::worker::io::ConnKey;
 pub enum Timer {
     /// Keep-alives and timeouts of a port.
     Port(PortId),
-    /// A connection that is being closed; `stamp` tells it from later ones with the same key.
-    Closing { key: ConnKey, stamp: u64 },
+    /// A connection that is being closed.
+    Closing {
+        /// Which.
+        key: ConnKey,
+        /// Tells it from later ones with the same key.
+        stamp: u64,
+    },
     /// The worker's own housekeeping.
     Housekeeping,
 }

@@ -9,7 +9,7 @@
 //!
 //! The clock is read once, after the wait. A turn never waits for a member: what cannot be sent is queued,
 //! and dropped for that member alone when his queue is full. Whatever touches a port's state runs in
-//! [`Worker::step`], so that a defect ends one session and not the worker.
+//! `Worker::step`, so that a defect ends one session and not the worker.
 #![forbid(unsafe_code)]
 
 use std::io;
