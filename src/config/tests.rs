@@ -160,7 +160,7 @@ const MISTAKES: &[(&str, usize, &str, &str)] = &[
     ("[[hub]]\nname = \"PUBLIC\"\ncompression = \"allow\"", 3, "never compresses", "profile = \"lan\""),
     ("[[hub]]\nname = \"a\"\nsame_member = \"takeover\"", 3, "is not known", "did you mean \"take-over\"?"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nNoBrige = true", 4, "unknown policy item", "did you mean \"NoBridge\"?"),
-    ("[[hub]]\nname = \"a\"\n[hub.policy]\nCheckMac = true", 4, "does not enforce it", "enforced: NoBridge, MaxIP"),
+    ("[[hub]]\nname = \"a\"\n[hub.policy]\nCheckMac = true", 4, "does not enforce it", "can be set: NoBridge, MaxIP"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nTimeOut = 20", 4, "is not set in [hub.policy]", "session_timeout_s"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nNoBridge = 2", 4, "NoBridge = 2 is out of range", "true or false"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nMaxIP = true", 4, "must be a whole number", "1 to 65535, or 0"),
