@@ -175,9 +175,10 @@ async fn serve(
     };
     tasks.spawn(admin.serve(Arc::new(operator)));
     let bound: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let mut doors = tokio::task::JoinSet::new();
     for listener in listeners {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(while_doing("listen"))?;
-        tasks.spawn(accept::run(listener, Arc::clone(&gate), Arc::clone(&front)));
+        doors.spawn(accept::run(listener, Arc::clone(&gate), Arc::clone(&front)));
     }
     print_note(&prepared.note(&bound, &paths.state));
     tracing::info!("listening on {}", bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
@@ -186,8 +187,10 @@ async fn serve(
         _ = interrupt.recv() => tracing::info!("SIGINT: ending every session"),
         () = crew.worker_failed() => tracing::error!("a worker ended: ending every session"),
     }
-    // First nobody new, so that clients who lose their session find the port closed and wait.
+    // First nobody new: clients come back within a millisecond of losing their session, and must find the port
+    // closed. One that got as far as a TLS handshake would be cut off in it, which stock clients take badly.
     let _ = stop.send(true);
+    while doors.join_next().await.is_some() {}
     for handle in crew.handles.iter() {
         handle.tell(Command::Stop);
     }

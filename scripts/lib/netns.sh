@@ -79,7 +79,7 @@ net_down() {
 spawn() {
     local ns=$1 log=$2
     shift 2
-    ip netns exec "$ns" setsid "$@" >"$log" 2>&1 </dev/null &
+    ip netns exec "$ns" setsid "$@" >>"$log" 2>&1 </dev/null &
     SPAWNED=$!
     disown "$SPAWNED"
 }

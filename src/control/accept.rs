@@ -136,6 +136,8 @@ pub async fn run(listener: TcpListener, gate: Arc<Gate>, front: Arc<Front>) {
     let mut stopping = front.stopping.clone();
     loop {
         let accepted = tokio::select! {
+            // Who is already in the backlog gets his goodbye instead of a reset.
+            biased;
             accepted = listener.accept() => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
