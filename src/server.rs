@@ -28,11 +28,13 @@ use crate::control::front::{Front, Refusals};
 use crate::control::log::{self, EventSender};
 use crate::control::operator::Operator;
 use crate::control::sessions::Sessions;
+use crate::control::state::accounts::AccountStore;
 use crate::control::state::first_start::{self, Prepared};
-use crate::control::state::{StateDir, StateError, secrets};
+use crate::control::state::{StateDir, StateError, certificates, secrets};
 use crate::control::workers::WorkerHandle;
 use crate::control::{reports, tls_setup};
 use crate::hub::{HubSettings, HubShared};
+use crate::ids::PortId;
 use crate::metrics::counters::Counters;
 use crate::sys::affinity::{CpuList, confine_current_thread};
 use crate::sys::clock::wall_ns;
@@ -79,6 +81,9 @@ fn hint_for(error: &io::Error) -> &'static str {
             "\n  hint: ports below 1024 need root or CAP_NET_BIND_SERVICE; choose others by --listen ADDR:PORT"
         }
         io::ErrorKind::AddrInUse => "\n  hint: another program listens there; choose other ports by --listen ADDR:PORT",
+        io::ErrorKind::OutOfMemory => {
+            "\n  hint: the rings of the workers need locked memory; raise its limit (ulimit -l, LimitMEMLOCK=), or use epoll by --kernel-features 5.15"
+        }
         io::ErrorKind::AddrNotAvailable => "\n  hint: this machine has no such address; [::]:PORT means all of them",
         _ => "",
     }
@@ -88,14 +93,16 @@ fn while_doing(doing: &'static str) -> impl FnOnce(io::Error) -> ServerError {
     move |source| ServerError::System { doing, source }
 }
 
-/// Checks what can be checked without serving anybody; the state directory is made if it is not there.
+/// Checks what can be checked without serving anybody. Makes state directory and certificates if they are not
+/// there, but no user: only [`run`] shows the first password.
 ///
 /// # Errors
 /// What would keep [`run`] from starting.
 pub fn check(config: &Config, paths: &Paths) -> Result<(), ServerError> {
     let state = StateDir::open(&paths.state)?;
-    let mut prepared = first_start::prepare(&state, config)?;
-    tls_setup::server_config(prepared.certificates.take(), config.server.tls_versions)?;
+    let certificates = certificates::load(state.path(), &config.server.certificate)?;
+    AccountStore::open(state.path())?;
+    tls_setup::server_config(Some(certificates), config.server.tls_versions)?;
     accept::listen_all(&config.server.listen).map_err(while_doing("listen"))?;
     Ok(())
 }
@@ -213,7 +220,7 @@ impl Crew {
             Some(cpus) => cpus.clone(),
             None => CpuList::available().map_err(while_doing("ask for the processors"))?,
         };
-        let cpus = cpus.numbers();
+        let cpus = &cpus.numbers()[..cpus.numbers().len().min(PortId::WORKERS_MAX)];
         let hubs = make_hubs(config, cpus.len());
         let wakers: io::Result<Vec<Waker>> = cpus.iter().map(|_| Waker::new()).collect();
         let wakers: Arc<[Waker]> = wakers.map_err(while_doing("make a waker"))?.into();
@@ -344,7 +351,7 @@ fn control_runtime(config: &Config) -> Result<Runtime, ServerError> {
     builder.build().map_err(while_doing("start the control threads"))
 }
 
-/// Bytes of the ring from one worker to another: some 600 full frames, half a millisecond at 10 Gbit/s.
+/// Bytes of the ring from one worker to another: some 600 full frames, 0.8 ms at 10 Gbit/s.
 const MAILBOX_BYTES: usize = 1 << 20;
 
 /// Frames that may wait for members, by worker: 52 MiB if all are used.
@@ -353,7 +360,7 @@ const FRAMES_MAX: usize = 32_768;
 /// Descriptors for everything but members: listeners, rings, logs, logins in progress.
 const DESCRIPTORS_KEPT: usize = 128;
 
-/// Logins are bounded by signatures; more threads than this would starve the workers.
+/// Logins cost a signature each; more threads than this would take the CPUs of the workers.
 const CONTROL_THREADS_MAX: usize = 8;
 
 /// The closing procedure takes a second at most.

@@ -170,14 +170,16 @@ fn counters_are_raised() {
 }
 
 #[test]
-fn readme_names_only_what_exists() {
+fn pages_name_only_what_exists() {
     let root = root();
-    let readme = fs::read_to_string(root.join("README.md")).expect("README.md is there");
-    let found = quoted_paths(&readme)
+    let pages = ["README.md", "CONTRIBUTING.md", "docs/config.md", "docs/operating.md", "perf/method.md"];
+    let found = pages
         .into_iter()
-        .filter(|path| !root.join(path).exists() && !root.join("src").join(path).exists())
+        .flat_map(|page| quoted_paths(&read(page)).into_iter().map(move |path| (page, path)))
+        .filter(|(_, path)| !root.join(path).exists() && !root.join("src").join(path).exists())
+        .map(|(page, path)| format!("{page}: {path}"))
         .collect();
-    report("README.md names files or folders that do not exist", found);
+    report("these files or folders do not exist", found);
 }
 
 /// A rule that cannot see anything would always hold.

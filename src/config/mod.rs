@@ -43,7 +43,7 @@ pub struct Config {
 pub struct Server {
     /// Addresses to accept members on; 1 to 64.
     pub listen: Vec<Listen>,
-    /// Processors of the workers, one each, at most [`PortId::WORKERS_MAX`]. `None`: every one that the process may use.
+    /// Processors of the workers, one each, at most [`PortId::WORKERS_MAX`]. `None`: as many of those that the process may use.
     pub workers: Option<CpuList>,
     /// Processors of the control threads. `None`: every one that the process may use.
     pub control_cpus: Option<CpuList>,
@@ -55,13 +55,13 @@ pub struct Server {
     pub tls_versions: TlsVersions,
     /// Which certificates the server shows.
     pub certificate: Certificate,
-    /// TLS handshakes in flight, all sources together; 1 to 65536.
+    /// Connections on their way in (handshake, login), all sources together; 1 to 65536.
     pub handshakes_max: u32,
     /// Time for the TLS handshake; 1 to 120 s.
     pub handshake_timeout: Duration,
     /// Time from the end of the handshake to the end of the login; 1 to 300 s.
     pub login_timeout: Duration,
-    /// TCP connections on their way in (handshake, login) from one source address (IPv6: one /64); 1 to 1000000.
+    /// The same from one source address (IPv6: one /64); 1 to 1000000.
     pub connections_per_source_max: u32,
     /// TLS 1.3 key update after so many records sent. `None`: only when the limits of the cipher ask for it.
     pub rekey_after_records: Option<u64>,

@@ -129,10 +129,12 @@ fn range(item: &PolicyItem) -> String {
 }
 
 fn enforced_hint(enforced: &[&str]) -> String {
-    if enforced.is_empty() {
-        return "leave it away: no policy item is enforced yet".to_owned();
+    let can_be_set = |name: &&str| item(name).is_some_and(|item| !matches!(item.kind, PolicyKind::Key(_)));
+    let names: Vec<&str> = enforced.iter().copied().filter(can_be_set).collect();
+    if names.is_empty() {
+        return "leave it away: no policy item can be set yet".to_owned();
     }
-    format!("leave it away; enforced: {}", enforced.join(", "))
+    format!("leave it away; can be set: {}", names.join(", "))
 }
 
 const fn flag(name: &'static str) -> PolicyItem {
@@ -183,7 +185,8 @@ pub const ITEMS: [PolicyItem; 38] = [
     flag("FilterNonIP"),
     flag("NoIPv6DefaultRouterInRA"),
     flag("NoIPv6DefaultRouterInRAWhenIPv6"),
-    limit("VLanId", 4_095),
+    // 4095 is reserved in tags (802.1Q table 9-2).
+    limit("VLanId", 4_094),
 ];
 
 #[cfg(test)]

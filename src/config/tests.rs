@@ -89,6 +89,22 @@ fn every_key_is_read() {
     assert_eq!((home.policy.flag("NoBridge"), home.policy.value("MaxIP")), (true, Some(4)));
 }
 
+/// What passes here is set without another look when a member logs in.
+#[test]
+fn the_hub_takes_every_policy_that_passes() {
+    use crate::hub::policy::{Item, enforced};
+    for name in enforced() {
+        let max = match policy::item(name).map(|item| item.kind) {
+            Some(policy::PolicyKind::Flag) => 1,
+            Some(policy::PolicyKind::Limit(max)) => max,
+            Some(policy::PolicyKind::Key(_)) => continue,
+            None => panic!("{name} is not known to the configuration"),
+        };
+        let mut policy = crate::hub::policy::Policy::default();
+        assert_eq!(policy.set(Item::from_name(name).unwrap(), max), Ok(()));
+    }
+}
+
 /// Text, line of the problem, part of what is said, part of the hint.
 const MISTAKES: &[(&str, usize, &str, &str)] = &[
     ("[server]\nlisen = \"[::]:1\"", 2, "unknown key \"lisen\" in [server]", "did you mean \"listen\"?"),
@@ -144,7 +160,7 @@ const MISTAKES: &[(&str, usize, &str, &str)] = &[
     ("[[hub]]\nname = \"PUBLIC\"\ncompression = \"allow\"", 3, "never compresses", "profile = \"lan\""),
     ("[[hub]]\nname = \"a\"\nsame_member = \"takeover\"", 3, "is not known", "did you mean \"take-over\"?"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nNoBrige = true", 4, "unknown policy item", "did you mean \"NoBridge\"?"),
-    ("[[hub]]\nname = \"a\"\n[hub.policy]\nCheckMac = true", 4, "does not enforce it", "enforced: NoBridge, MaxIP"),
+    ("[[hub]]\nname = \"a\"\n[hub.policy]\nCheckMac = true", 4, "does not enforce it", "can be set: NoBridge, MaxIP"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nTimeOut = 20", 4, "is not set in [hub.policy]", "session_timeout_s"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nNoBridge = 2", 4, "NoBridge = 2 is out of range", "true or false"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nMaxIP = true", 4, "must be a whole number", "1 to 65535, or 0"),

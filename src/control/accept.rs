@@ -86,7 +86,7 @@ impl Gate {
         }
     }
 
-    /// Connections closed because there were too many.
+    /// Connections closed at once because too many were on the way in.
     pub fn turned_away(&self) -> u64 {
         self.turned_away.load(Relaxed)
     }

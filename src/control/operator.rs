@@ -1,4 +1,7 @@
 //! Answers to the operator: what the control socket asks, put together from session table, workers and hubs.
+//!
+//! Counters are read where they are; what only a worker knows (queues, connections) it is asked for, and a worker
+//! that does not answer in time is left out.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, HashMap};

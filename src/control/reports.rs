@@ -1,4 +1,5 @@
-//! What workers tell, brought to the session table and the log.
+//! What workers tell, brought to the session table and the log: the only way by which the control threads learn
+//! that a connection or session ended by itself.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;

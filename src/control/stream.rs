@@ -1,4 +1,7 @@
-//! A member's socket while a control thread has it: TLS handshake, then plaintext both ways.
+//! A member's socket while a control thread has it: TLS handshake, then plaintext both ways over our own record
+//! layer, which goes to the worker with the socket.
+//!
+//! Knows no deadlines but that of closing; the caller puts them around whole stages.
 #![forbid(unsafe_code)]
 
 use std::io;

@@ -24,7 +24,7 @@ pub struct WorkerHandle {
     pub load: Load,
     commands: Sender<Command<OwnedFd>>,
     waker: Waker,
-    /// Sessions placed here that still live; counted by the session table.
+    /// Sessions handed to it that still live: counted up at the hand-over, down by the worker's report.
     pub sessions: AtomicU64,
 }
 

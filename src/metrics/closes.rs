@@ -37,13 +37,13 @@ reasons! {
         BlockTooLong = "block_too_long",
         /// Keep-alive of more than 512 bytes announced.
         KeepAliveTooLong = "keep_alive_too_long",
-        /// Nothing received for the session's timeout.
+        /// Nothing received on this connection for the session's timeout, though another one is alive.
         Timeout = "timeout",
-        /// The key reached its usage limit and could not be renewed (TLS 1.2).
+        /// The key reached its usage limit, and TLS 1.2 cannot renew it; the client connects again.
         KeyLimit = "key_limit",
         /// The session this connection belongs to ended.
         SessionEnded = "session_ended",
-        /// The session has had no connection for its timeout.
+        /// Nothing received on any connection of the session for its timeout.
         SessionExpired = "session_expired",
         /// The same member logged in again and took the session over.
         TakenOver = "taken_over",

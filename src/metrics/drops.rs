@@ -34,21 +34,21 @@ pub(crate) use reasons;
 reasons! {
     /// Why a frame was not carried.
     DropReason {
-        /// Frame shorter than an Ethernet header (14 bytes).
+        /// Frame shorter than its Ethernet header (14 bytes, 18 with a VLAN tag).
         FrameTooShort = "frame_too_short",
         /// Frame above 1600 bytes, the limit of the protocol.
         FrameTooLong = "frame_too_long",
         /// Compressed frame that does not inflate to at most 1600 bytes.
         FrameInflate = "frame_inflate",
-        /// Frame from a port that is not open in this hub.
+        /// Frame from a port that is not open in this hub (any more).
         HubPortClosed = "hub_port_closed",
         /// Source address is a group address or zero.
         HubGroupSource = "hub_group_source",
         /// Destination lives behind the port the frame came from.
         HubSamePort = "hub_same_port",
-        /// Source address was seen behind another port moments ago and is held for it.
+        /// Source address was seen behind another port within 13 s and is held for it.
         HubMacHeld = "hub_mac_held",
-        /// The port has as many source addresses as its policy allows.
+        /// The port has as many source addresses as its profile or policy allows.
         HubMacLimit = "hub_mac_limit",
         /// Destination 01-80-C2-00-00-00 to 0F, which a bridge does not forward.
         HubReservedGroup = "hub_reserved_group",
@@ -56,19 +56,19 @@ reasons! {
         HubUnknownUnicast = "hub_unknown_unicast",
         /// Chatter protocol (NetBIOS, LLMNR, SSDP, mDNS) that this hub does not flood.
         HubChatter = "hub_chatter",
-        /// More broadcasts than the port may send.
+        /// More flooded frames (broadcast, multicast, unknown destination) than the port may send.
         HubStorm = "hub_storm",
         /// A policy of the port refuses this frame.
         HubPolicy = "hub_policy",
-        /// VLAN tag that the port does not carry.
+        /// VLAN that the port does not carry.
         HubVlan = "hub_vlan",
-        /// Both ends have the privacy filter.
+        /// Both ends have the privacy filter, or the hub isolates its members.
         HubPrivacy = "hub_privacy",
         /// DHCP server message from a port that may not serve.
         HubDhcpServer = "hub_dhcp_server",
         /// Router advertisement from a port that may not route.
         HubRouterAdvert = "hub_router_advert",
-        /// The egress port was closed before the frame reached it.
+        /// The port it was for closed before the frame reached it.
         EgressPortGone = "egress_port_gone",
         /// The egress queue of the port is full: its member reads too slowly.
         EgressQueueFull = "egress_queue_full",

@@ -91,7 +91,7 @@ pub struct UringFeatures {
 pub enum NoUring {
     /// The kernel refuses a ring.
     #[error(
-        "io_uring is refused here ({0}): see sysctl kernel.io_uring_disabled and the seccomp profile of the container"
+        "io_uring is refused here ({0}): see sysctl kernel.io_uring_disabled, the seccomp profile of the container and the limit of locked memory (ulimit -l)"
     )]
     Forbidden(String),
     /// The kernel is too old or built without.

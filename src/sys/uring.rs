@@ -7,7 +7,7 @@
 //!   rest is sent from here.
 //! * Close: cancels what is in flight, waits for its completions, only then closes the descriptor.
 //!
-//! Each operation carries key, generation and kind ([`Tag`]), so that nothing late is mistaken for the
+//! Each operation carries key, generation and kind (`Tag`), so that nothing late is mistaken for the
 //! socket that has the key now. The ring belongs to the thread that called [`UringIo::new`].
 #![allow(unsafe_code)]
 

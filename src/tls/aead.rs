@@ -20,8 +20,11 @@ pub const KEY_BYTES_MAX: usize = 32;
 /// An AEAD algorithm of RFC 8446 Appendix B.4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
+    /// AEAD_AES_128_GCM.
     Aes128Gcm,
+    /// AEAD_AES_256_GCM.
     Aes256Gcm,
+    /// AEAD_CHACHA20_POLY1305.
     ChaCha20Poly1305,
 }
 
@@ -174,9 +177,12 @@ rust_crypto_aead!(Aes256Gcm);
 
 /// A key of either library.
 pub enum CipherKey {
+    /// Of AWS-LC, any algorithm.
     AwsLc(AwsLcKey),
     // Boxed: their expanded keys take about a kilobyte, which every connection would carry twice.
+    /// Of RustCrypto, AES-128.
     RustCrypto128(Box<Aes128Gcm>),
+    /// Of RustCrypto, AES-256.
     RustCrypto256(Box<Aes256Gcm>),
 }
 

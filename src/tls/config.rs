@@ -27,9 +27,12 @@ use super::keys::Suite;
 /// Which protocol versions are offered or accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TlsVersions {
+    /// 1.2 and 1.3.
     #[default]
     Both,
+    /// 1.2 only.
     Only12,
+    /// 1.3 only.
     Only13,
 }
 
@@ -63,7 +66,12 @@ pub enum ServerCertificates {
     One(Arc<CertifiedKey>),
     /// ECDSA, which signs some twenty times as fast, for clients that can verify it; RSA for the
     /// others. A client offers the same each time, so it sees the same certificate each time.
-    ByClient { ecdsa: Arc<CertifiedKey>, rsa: Arc<CertifiedKey> },
+    ByClient {
+        /// For clients that can verify ECDSA.
+        ecdsa: Arc<CertifiedKey>,
+        /// For the others.
+        rsa: Arc<CertifiedKey>,
+    },
 }
 
 impl ResolvesServerCert for ServerCertificates {

@@ -27,6 +27,7 @@ pub enum Version {
 /// to records, but names the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
+#[allow(missing_docs, reason = "the names are those of the registry")]
 pub enum Suite {
     Tls13Aes128GcmSha256 = 0x1301,
     Tls13Aes256GcmSha384 = 0x1302,

@@ -25,7 +25,9 @@ pub const CONTROL_BYTES_MAX: usize = 32;
 /// Which end of the connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// The one that was called.
     Server,
+    /// The one that called.
     Client,
 }
 

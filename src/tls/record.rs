@@ -22,6 +22,7 @@ pub const VERSION_BYTES: [u8; 2] = [3, 3];
 /// What a record carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
+#[allow(missing_docs, reason = "the names are those of RFC 8446 §5.1")]
 pub enum ContentType {
     ChangeCipherSpec = 20,
     Alert = 21,
@@ -43,6 +44,7 @@ impl ContentType {
 }
 
 /// Alert levels and descriptions (RFC 8446 §6, RFC 5246 §7.2) that this layer sends or tells apart.
+#[allow(missing_docs, reason = "the names are those of the RFC")]
 pub mod alert {
     pub const LEVEL_WARNING: u8 = 1;
     pub const LEVEL_FATAL: u8 = 2;
@@ -55,6 +57,7 @@ pub mod alert {
 /// The five bytes before a record's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
+    /// What the body is, as far as it is told in the clear.
     pub content_type: ContentType,
     /// As sent; only the major number is checked, as RFC 8446 §5.1 asks to ignore the field.
     pub version: [u8; 2],
@@ -65,10 +68,13 @@ pub struct RecordHeader {
 /// Why bytes are not the beginning of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
+    /// A type that TLS does not have.
     #[error("unknown record type {0}")]
     UnknownType(u8),
+    /// A major version other than 3.
     #[error("record of version {0}.{1}")]
     BadVersion(u8, u8),
+    /// More bytes than a record may have.
     #[error("record of {0} bytes announced")]
     TooLong(usize),
 }

@@ -22,12 +22,16 @@ const STATE_BYTES: usize = 1 + 1 + 2 + 1 + 1 + 10 + 8 + 8 + 2 * DIRECTION_BYTES;
 /// Why bytes are not a saved [`RecordLayer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
+    /// Too short or too long.
     #[error("saved TLS state of {0} bytes, {STATE_BYTES} expected")]
     Length(usize),
+    /// Written by another version of this code.
     #[error("saved TLS state of format {0}, {FORMAT} expected")]
     Format(u8),
+    /// A suite that we do not have.
     #[error("saved TLS state with unknown suite {0:#06x}")]
     Suite(u16),
+    /// A version, role or length that does not belong to the suite.
     #[error("saved TLS state contradicts itself")]
     Inconsistent,
 }

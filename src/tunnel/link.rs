@@ -41,8 +41,8 @@ struct Deflater {
 }
 
 impl Deflater {
-    /// The block that carries `frame`. A frame too long to compress goes as it is and is dropped by the
-    /// peer, which can happen to none that passed [`check_frame`].
+    /// The block that carries `frame`. One whose compressed form would not fit goes as it is, and the peer
+    /// drops it; [`BLOCK_BYTES_MAX`] has room for any that the tunnel carries.
     fn block<'a>(&'a mut self, frame: &'a [u8], compress: bool) -> &'a [u8] {
         if !compress {
             return frame;
@@ -113,7 +113,8 @@ impl SendPool {
 /// What was agreed at login, and local limits.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
-    /// A connection silent for this long is dead; keep-alives are sent 2 to 5 times as often.
+    /// A connection silent for this long is dead, a session silent on all of them is over; keep-alives are
+    /// sent 2 to 5 times as often.
     pub timeout: Duration,
     /// Every frame is a zlib stream of its own.
     pub compress: bool,
@@ -148,7 +149,7 @@ pub enum Pushed {
         /// Nothing was under construction before.
         first: bool,
     },
-    /// It waits; it goes when a send in flight ends.
+    /// It waits; it goes with a flush after the send in flight has ended.
     Waiting,
     /// It was dropped.
     Dropped(DropReason),
@@ -161,7 +162,7 @@ pub enum Due {
     Flush(ConnKey),
     /// Close this connection.
     Close(ConnKey, CloseReason),
-    /// The session had no sign of life for its timeout: end it.
+    /// Nothing was received on any connection for the session's timeout: end it.
     Expired,
 }
 
@@ -174,9 +175,9 @@ pub struct Carried {
     pub bytes_in: u64,
     /// Frames put into records for the peer.
     pub frames_out: u64,
-    /// Their bytes.
+    /// Their bytes, compressed if the session compresses.
     pub bytes_out: u64,
-    /// Frames for the peer that were dropped.
+    /// Frames for the peer that were dropped while they waited, or instead of waiting.
     pub dropped_out: u64,
 }
 
@@ -228,8 +229,9 @@ impl<S: Scheduler> Link<S> {
         });
     }
 
-    /// Removes a connection and gives it back; its waiting frames move to the connections that are left,
-    /// or stay lost with the last one.
+    /// Removes a connection and gives it back. Its waiting frames move to the connections that are left, which
+    /// must then be flushed; with the last one that may send they are dropped. What stands in its record under
+    /// construction is lost.
     pub fn detach(&mut self, key: ConnKey, now: Tick, pools: &mut Pools) -> Option<Box<Conn>> {
         let at = self.conns.iter().position(|c| c.key == key)?;
         let mut gone = self.conns.remove(at);
@@ -251,8 +253,8 @@ impl<S: Scheduler> Link<S> {
         Some(gone.conn)
     }
 
-    /// Takes ciphertext of connection `key`; calls `each` for every frame of 14 to 1600 bytes and
-    /// `dropped` for what is none. Ask [`Self::wants_flush`] afterwards.
+    /// Takes ciphertext of connection `key`; gives `sink` every frame of 14 to 1600 bytes, and the reason
+    /// for every block that is none. Ask [`Self::wants_flush`] afterwards.
     ///
     /// # Errors
     /// The connection must be closed.
@@ -293,7 +295,8 @@ impl<S: Scheduler> Link<S> {
         conn.conn.receive_plain(plain, |block| taker.take(block))
     }
 
-    /// Gives `frame` to the peer, as soon as its connection can take it.
+    /// Gives `frame` (14 to 1604 bytes: a VLAN tag may have been added) to the peer: at once if the connection of
+    /// its flow has no send in flight and nothing waiting, else later, by its place in the queue.
     pub fn push(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
         let pushed = self.place(frame, now, pools);
         if let Pushed::Dropped(_) = pushed {
@@ -323,7 +326,8 @@ impl<S: Scheduler> Link<S> {
         Pushed::Waiting
     }
 
-    /// Seals what waits for connection `key` and returns it to be sent; nothing if a send is in flight.
+    /// Seals what was built for connection `key`, and of what waits as much as a buffer holds, and returns it to
+    /// be sent: it counts as in flight until [`Self::sent`]. Nothing if a send is in flight already.
     ///
     /// # Errors
     /// The connection must be closed.
@@ -369,7 +373,7 @@ impl<S: Scheduler> Link<S> {
         self.conns.iter().any(|c| c.key == key && !c.in_flight && c.conn.layer.wants_control())
     }
 
-    /// Does what is due and says when to come again.
+    /// Notes in `due` what the caller must do now; says when to come again, always later than `now`.
     pub fn poll(&mut self, now: Tick, pools: &mut Pools, due: &mut Vec<Due>) -> Tick {
         let timeout = self.settings.timeout;
         if now >= self.heard + timeout {

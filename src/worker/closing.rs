@@ -4,6 +4,8 @@
 //! peer's FIN, one second at most; then close. Unread bytes at close would make the kernel reset the peer
 //! before it has read the close_notify, which stock clients take badly (protocol note §1.1).
 //!
+//! A connection whose socket failed, or whose session met a defect, is reset instead.
+//!
 //! A session outlives its connections for its timeout: the client comes back with its session key.
 #![forbid(unsafe_code)]
 
@@ -103,7 +105,7 @@ impl<Io: StreamIo> Worker<Io> {
         }
     }
 
-    /// The second is over.
+    /// [`DRAIN`] is over.
     pub(super) fn closing_expired(&mut self, key: ConnKey, stamp: u64) {
         let Some(Phase::Closing(closing)) = self.conns.get(key).map(|state| &state.phase) else { return };
         if closing.stamp == stamp {

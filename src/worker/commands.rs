@@ -1,4 +1,7 @@
 //! What control threads ask a worker to do. Rare: may allocate.
+//!
+//! Every session and connection that is handed to a worker is answered for by a report at its end, also if it
+//! never began for want of room.
 #![forbid(unsafe_code)]
 
 use super::Worker;

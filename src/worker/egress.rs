@@ -1,5 +1,6 @@
 //! A frame leaves: on the worker that owns the egress port, the hub has its last word, then the frame is
-//! copied once, into the record under construction for the member (or into his queue).
+//! copied once, into the record under construction for the member, or into his queue, from which a later
+//! flush copies it once more. Nothing is sent here: `dirty` names the connections to flush at the end of the turn.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub struct Fabric {
     pub outbox: Outbox,
     /// What this worker counts.
     pub counters: Arc<Counters>,
-    /// Connections with a record under construction.
+    /// Connections to flush before the turn ends. May name some twice, and some that are gone.
     pub dirty: Vec<ConnKey>,
     /// Ports of a flood, kept for its capacity.
     fan: Vec<PortId>,
@@ -154,7 +155,7 @@ impl Fabric {
         }
     }
 
-    /// Ages a part of each FDB, such that all of it is seen once in [`SWEEP`].
+    /// Ages a part of each FDB, such that all of it is seen once in 60 s.
     pub fn housekeeping(&mut self, now: Tick) {
         for Seat { shared, view } in &mut self.seats {
             let runs = SWEEP.as_millis() / HOUSEKEEPING.as_millis() * self.outbox.workers() as u128;

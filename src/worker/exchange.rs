@@ -2,7 +2,7 @@
 //!
 //! Each pair of workers has a ring for each direction, with one writer and one reader. A message is
 //! its length, four words of the caller's choice and a frame. It goes in whole or not at all; a full
-//! ring is the receiver's overload, and the caller counts the drop.
+//! ring means that the receiver does not keep up, and the caller counts the drop.
 //!
 //! What was pushed in a turn is announced by [`Outbox::flush`] at its end, once per receiver; only a
 //! receiver that sleeps is rung, because that costs it about 24 µs ([`Doorbell`]).

@@ -30,21 +30,43 @@ pub struct RecvBuf {
     pub len: u32,
 }
 
-/// Something that happened.
+/// Something that happened to the socket of `key`.
 #[derive(Debug)]
 pub enum Completion {
     /// Bytes arrived.
-    Received { key: ConnKey, buf: RecvBuf },
+    Received {
+        /// Whose.
+        key: ConnKey,
+        /// The bytes.
+        buf: RecvBuf,
+    },
     /// The peer has closed its direction; nothing more will be received.
-    Eof { key: ConnKey },
+    Eof {
+        /// Whose.
+        key: ConnKey,
+    },
     /// Receiving failed; nothing more will be received.
-    RecvFailed { key: ConnKey, error: io::ErrorKind },
-    /// The send in flight ended: with `Ok` everything is in the hands of the kernel, else the
-    /// buffer still has what was not sent.
-    Sent { key: ConnKey, buf: SendBuf, result: Result<(), io::ErrorKind> },
-    /// The socket is closed and `key` is free. Last completion of this key; a send in flight was
+    RecvFailed {
+        /// Whose.
+        key: ConnKey,
+        /// What the kernel said.
+        error: io::ErrorKind,
+    },
+    /// The send in flight ended.
+    Sent {
+        /// Whose.
+        key: ConnKey,
+        /// Given back. Still has what was not sent.
+        buf: SendBuf,
+        /// `Ok`: everything is in the hands of the kernel.
+        result: Result<(), io::ErrorKind>,
+    },
+    /// The socket is closed and the key is free. Last completion of this key; a send in flight was
     /// answered by `Sent` before it.
-    Closed { key: ConnKey },
+    Closed {
+        /// Which key.
+        key: ConnKey,
+    },
     /// Somebody rang the waker.
     Woken,
 }

@@ -2,7 +2,10 @@
 //!
 //! A worker owns its members' sockets, their TLS state, their ports and queues; nothing of it is touched
 //! by another thread. Control threads send [`seeds::Command`]s and get [`seeds::Report`]s; other workers
-//! exchange frames by mailbox. Hubs are shared and lock-free.
+//! exchange frames by mailbox. Hubs are shared and lock-free. All connections of a session live on one worker.
+//!
+//! The way of a frame: [`turn`] → [`ingress`] → ([`exchange`]) → [`egress`] → [`turn`]. Rare things: [`commands`]
+//! (a session or connection begins), [`timers`], [`closing`] (it ends). Tables: [`slots`]. The kernel: [`io`].
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -39,9 +42,9 @@ use timers::{Timer, Timers};
 /// Limits of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
-    /// Connections at most.
+    /// Connections at most; further ones are closed. Those on their way out count.
     pub conns_max: usize,
-    /// Frames that may wait, over all ports.
+    /// Frames that may wait, over all ports; below 2^32 - 1.
     pub frames_max: usize,
 }
 

@@ -1,4 +1,7 @@
 //! The tables of one worker: ports by slot, connections by key.
+//!
+//! A [`PortId`] is valid for one tenant of its slot; a [`ConnKey`] is used again once the back end has closed the
+//! socket, so a connection stays in its table until then.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, VecDeque};

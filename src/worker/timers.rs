@@ -14,8 +14,13 @@ use crate::worker::io::ConnKey;
 pub enum Timer {
     /// Keep-alives and timeouts of a port.
     Port(PortId),
-    /// A connection that is being closed; `stamp` tells it from later ones with the same key.
-    Closing { key: ConnKey, stamp: u64 },
+    /// A connection that is being closed.
+    Closing {
+        /// Which.
+        key: ConnKey,
+        /// Tells it from later ones with the same key.
+        stamp: u64,
+    },
     /// The worker's own housekeeping.
     Housekeeping,
 }
@@ -33,7 +38,7 @@ pub struct Timers {
 /// Width of a step: a keep-alive may be late by this much, of 4 s at least.
 const STEP_NS: u64 = 64_000_000;
 
-/// Steps of the wheel: 65 s, more than the longest session timeout.
+/// Steps of the wheel: 65 s, more than the longest session timeout (60 s).
 const PLACES: usize = 1024;
 
 impl Timers {

@@ -8,7 +8,8 @@
 //! 6. flush: seal every record under construction, queue it for sending
 //!
 //! The clock is read once, after the wait. A turn never waits for a member: what cannot be sent is queued,
-//! and dropped for that member alone when his queue is full.
+//! and dropped for that member alone when his queue is full. Whatever touches a port's state runs in
+//! `Worker::step`, so that a defect ends one session and not the worker.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -27,14 +28,16 @@ use crate::tick::Tick;
 use crate::tunnel::buffer::SendBuf;
 use crate::tunnel::link::{Due, Scratch};
 
-/// Distance of two housekeeping runs. A run ages a part of the FDB, so this also sets how long one sweep takes.
+/// Distance of two housekeeping runs, each of which ages a part of the FDB: short enough for small parts, long
+/// enough that an idle worker hardly wakes.
 pub const HOUSEKEEPING: Duration = Duration::from_millis(500);
 
 /// Frames taken from other workers in a turn: about what a turn takes from its own sockets.
 const PARCELS_PER_TURN: usize = 4096;
 
 impl<Io: StreamIo> Worker<Io> {
-    /// One turn. Waits `longest` at most.
+    /// One turn. Waits `longest` at most, less if a timer is due, not at all if commands or mail are there.
+    /// `clock` is asked once, after the wait.
     ///
     /// # Errors
     /// If the back end failed; the worker cannot go on then.

@@ -48,7 +48,7 @@ pub enum Answer {
     Status(Box<StatusView>),
     /// To [`Request::SessionList`].
     Sessions {
-        /// By hub and name.
+        /// By hub and number of the session.
         rows: Vec<SessionRow>,
     },
     /// To [`Request::MacList`].
@@ -92,11 +92,11 @@ pub struct SessionRow {
     pub worker: u32,
     /// TCP connections now.
     pub connections: u32,
-    /// Real address of the first connection.
+    /// Real address of the oldest connection.
     pub address: String,
     /// Its TCP port.
     pub port: u16,
-    /// TLS version and cipher suite of the first connection.
+    /// TLS version and cipher suite of the oldest connection.
     pub suite: String,
     /// What the client says it is.
     pub client: String,
@@ -106,9 +106,9 @@ pub struct SessionRow {
     pub frames_in: u64,
     /// Bytes of those.
     pub bytes_in: u64,
-    /// Frames to the member.
+    /// Frames put into records for the member.
     pub frames_out: u64,
-    /// Bytes of those.
+    /// Bytes of those, compressed if the session compresses.
     pub bytes_out: u64,
     /// Source addresses learned.
     pub macs: u32,
@@ -148,11 +148,11 @@ pub struct StatusView {
     pub workers: Vec<WorkerView>,
     /// Hubs, as configured.
     pub hubs: Vec<HubView>,
-    /// Frames dropped, by reason; zeros left out.
+    /// Frames dropped, by reason; every reason there is.
     pub drops: BTreeMap<String, u64>,
-    /// Connections and sessions closed, by reason; zeros left out.
+    /// Connections and sessions closed, by reason; every reason there is.
     pub closes: BTreeMap<String, u64>,
-    /// Other counters, by name.
+    /// Other counters, by name: those of the workers, added up, and those of the control threads.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -169,11 +169,11 @@ pub struct WorkerView {
     pub ports: u64,
     /// TCP connections open.
     pub conns: u64,
-    /// Frames in and out.
+    /// Frames received from its members.
     pub frames: u64,
-    /// Bytes in and out.
+    /// Bytes of those.
     pub bytes: u64,
-    /// Processor time used, in milliseconds.
+    /// Processor time used by its thread, in milliseconds; written about once a second.
     pub cpu_ms: u64,
 }
 
@@ -186,7 +186,7 @@ pub struct HubView {
     pub profile: String,
     /// Sessions now.
     pub sessions: u64,
-    /// FDB entries now.
+    /// FDB entries now, those included that wait for the sweep.
     pub macs: u64,
 }
 

@@ -73,8 +73,13 @@ pub enum Credentials {
     HashedPassword([u8; 20]),
     /// The password itself, at most 255 bytes.
     PlainPassword(Zeroizing<String>),
-    /// A certificate in DER, and the challenge signed by its key (RSASSA-PKCS1-v1_5 with SHA-1).
-    Certificate { cert: Vec<u8>, signature: Vec<u8> },
+    /// A certificate, and the challenge signed by its key.
+    Certificate {
+        /// DER.
+        cert: Vec<u8>,
+        /// RSASSA-PKCS1-v1_5 with SHA-1.
+        signature: Vec<u8>,
+    },
     /// Ticket of a cluster's controller.
     Ticket([u8; 20]),
     /// A kind we do not know, by its number.
