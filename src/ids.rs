@@ -18,6 +18,11 @@ pub struct SessionId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub u64);
 
+/// Index of a connection in its worker's table. After its back end has said `Closed` the key may be used
+/// again; until then no other socket may have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnKey(pub u32);
+
 /// A hub, as numbered by the configuration; an index into the hub table of every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HubId(pub u16);

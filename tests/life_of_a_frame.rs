@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Sender, unbounded};
 use hublane::hub::{HubSettings, HubShared, PortSettings};
-use hublane::ids::{ConnId, HubId, MemberId, SessionId};
+use hublane::ids::{ConnId, ConnKey, HubId, MemberId, SessionId};
 use hublane::metrics::closes::CloseReason;
 use hublane::metrics::counters::Counters;
 use hublane::metrics::drops::DropReason;
@@ -23,7 +23,7 @@ use hublane::tls::layer::{RecordLayer, connected_pair};
 use hublane::tunnel::conn::Conn;
 use hublane::tunnel::link::{FrameSink, Link, LinkSettings, Pools, Pushed, Scratch, Way};
 use hublane::worker::exchange::mesh;
-use hublane::worker::io::{ConnKey, Wait};
+use hublane::worker::io::Wait;
 use hublane::worker::mem::{MemIo, MemPeer, MemSocket, pipe};
 use hublane::worker::seeds::{Command, ConnSeed, Report, SessionSeed};
 use hublane::worker::{Ties, Worker, WorkerSettings};

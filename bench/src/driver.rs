@@ -10,7 +10,8 @@ use hublane::tick::Tick;
 use hublane::tls::layer::RecordLayer;
 use hublane::tunnel::conn::Conn;
 use hublane::tunnel::link::{Due, FrameSink, Link, LinkSettings, Pools, Pushed, Scratch, Way};
-use hublane::worker::io::{Completion, ConnKey, StreamIo, Wait};
+use hublane::worker::io::{Completion, StreamIo, Wait};
+use hublane::ids::ConnKey;
 use serde::Serialize;
 
 /// One TCP connection of a member, logged in.

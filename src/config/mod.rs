@@ -121,6 +121,8 @@ pub struct Hub {
     /// Whether members may ask for compression. Never in the public profile: shared compression of
     /// strangers' bytes leaks, and costs the server's time.
     pub compression: bool,
+    /// Whether members may connect in bridge mode, with a network of their own behind them.
+    pub bridges: bool,
     /// What happens when a member logs in again while a session of his lives.
     pub same_member: SameMember,
     /// Policy of members who have none of their own.
@@ -360,6 +362,7 @@ fn check_hub(raw: RawHub, name: String, enforced: &[&str], report: &mut Report<'
         session_timeout: seconds(report.number(raw.session_timeout_s, "session_timeout_s", 5..=60, 20)),
         max_connections: report.number(raw.max_connections, "max_connections", 1..=32, 32),
         compression: check_compression(raw.compression, profile, report),
+        bridges: report.choice(raw.bridges, "bridges", ALLOW_REFUSE, profile == Profile::Lan),
         same_member: report.choice(raw.same_member, "same_member", SAME_MEMBER, SameMember::TakeOver),
         policy: policy::check(raw.policy, enforced, report),
     }
@@ -367,8 +370,7 @@ fn check_hub(raw: RawHub, name: String, enforced: &[&str], report: &mut Report<'
 
 fn check_compression(given: Option<Located<String>>, profile: Profile, report: &mut Report<'_>) -> bool {
     let place = given.as_ref().map(|given| given.place.clone());
-    let choices = [("allow", true), ("refuse", false)];
-    let allow = report.choice(given, "compression", &choices, profile == Profile::Lan);
+    let allow = report.choice(given, "compression", ALLOW_REFUSE, profile == Profile::Lan);
     if allow && profile == Profile::Public {
         let what = "a hub of the public profile never compresses";
         report.add(&place.unwrap_or(Place::Whole), what, "leave compression away, or choose profile = \"lan\"");
@@ -392,6 +394,7 @@ const REKEY_RECORDS_MAX: i64 = 1 << 24;
 const KERNEL_FEATURES: &[(&str, FeatureMask)] =
     &[("all", FeatureMask::All), ("6.1", FeatureMask::K6_1), ("5.15", FeatureMask::K5_15)];
 const AEADS: &[(&str, AeadBackend)] = &[("aws-lc", AeadBackend::AwsLc), ("aes-gcm", AeadBackend::RustCrypto)];
+const ALLOW_REFUSE: &[(&str, bool)] = &[("allow", true), ("refuse", false)];
 const PROFILES: &[(&str, Profile)] = &[("lan", Profile::Lan), ("public", Profile::Public)];
 const SAME_MEMBER: &[(&str, SameMember)] = &[("take-over", SameMember::TakeOver), ("refuse", SameMember::Refuse)];
 

@@ -75,6 +75,7 @@ pub struct RawHub {
     pub session_timeout_s: Option<Located<i64>>,
     pub max_connections: Option<Located<i64>>,
     pub compression: Option<Located<String>>,
+    pub bridges: Option<Located<String>>,
     pub same_member: Option<Located<String>>,
     /// `[hub.policy]`: name and value of each item.
     pub policy: Vec<(Located<String>, RawPolicyValue)>,
@@ -95,6 +96,7 @@ impl RawHub {
             session_timeout_s: None,
             max_connections: None,
             compression: None,
+            bridges: None,
             same_member: None,
             policy: Vec::new(),
         }
@@ -177,6 +179,7 @@ fn read_hub(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawHub {
         session_timeout_s: section.number("session_timeout_s"),
         max_connections: section.number("max_connections"),
         compression: section.word("compression"),
+        bridges: section.word("bridges"),
         same_member: section.word("same_member"),
         policy: section.table("policy").map(|table| read_policy(table, section.report)).unwrap_or_default(),
     };

@@ -217,7 +217,7 @@ impl Front {
         };
         let account = within(&*self.authenticator, &attempt, AUTHENTICATION_MAX).await.map_err(no_of)?;
         let policy = policy_of(hub, &account.policy);
-        let kind = check_modes(request, &policy)?;
+        let kind = check_modes(request, hub, &policy)?;
         let client = client_id(request);
         let (same, others) = self.sessions.of_member(hub_id, account.member, client);
         let logins_max = policy.value(Item::MultiLogins);
@@ -398,7 +398,7 @@ fn policy_of(hub: &Hub, own: &crate::config::policy::Policy) -> Policy {
 }
 
 /// What kind of port it will be, if policies allow what the client asks for.
-fn check_modes(request: &LoginRequest, policy: &Policy) -> Result<PortKind, No> {
+fn check_modes(request: &LoginRequest, hub: &Hub, policy: &Policy) -> Result<PortKind, No> {
     if !policy.is_set(Item::Access) {
         return Err((ErrorCode::AccessDenied, Refusal::HubRefused));
     }
@@ -409,7 +409,7 @@ fn check_modes(request: &LoginRequest, policy: &Policy) -> Result<PortKind, No> 
     if !request.wants.bridge_mode {
         return Ok(PortKind::Member);
     }
-    if policy.is_set(Item::NoBridge) && policy.is_set(Item::NoRouting) {
+    if !hub.bridges || (policy.is_set(Item::NoBridge) && policy.is_set(Item::NoRouting)) {
         return Err((ErrorCode::BridgeModeDenied, Refusal::HubRefused));
     }
     Ok(PortKind::Bridge)

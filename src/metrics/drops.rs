@@ -76,6 +76,8 @@ reasons! {
         EgressPoolEmpty = "egress_pool_empty",
         /// The session has no connection that may send.
         EgressNoConnection = "egress_no_connection",
+        /// The connection was closed before the frame had left.
+        EgressConnectionLost = "egress_connection_lost",
         /// The mailbox to another worker is full: that worker is overloaded.
         MailboxFull = "mailbox_full",
     }

@@ -24,7 +24,8 @@ use super::ring::{Cqe, Ring};
 use super::socket::{end_our_direction, set_close_mode};
 use super::waker::Waker;
 use crate::tunnel::buffer::SendBuf;
-use crate::worker::io::{CloseHow, Completion, ConnKey, RecvBuf, StreamIo, Wait};
+use crate::worker::io::{CloseHow, Completion, RecvBuf, StreamIo, Wait};
+use crate::ids::ConnKey;
 
 /// Sizes of a worker's ring.
 #[derive(Clone, Copy, Debug)]

@@ -23,7 +23,7 @@ use crate::tick::Tick;
 use crate::tls::record::RECORD_BYTES_MAX;
 use crate::wire::ethernet::{FRAME_BYTES_MAX, HEADER_BYTES};
 use crate::wire::flow::flow_hash;
-use crate::worker::io::ConnKey;
+use crate::ids::ConnKey;
 
 /// What the caller lends to its links for sending.
 pub struct Pools {

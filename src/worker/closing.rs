@@ -12,11 +12,11 @@
 use std::time::Duration;
 
 use super::Worker;
-use super::io::{CloseHow, ConnKey, StreamIo};
+use super::io::{CloseHow, StreamIo};
 use super::seeds::{ConnSeed, Report};
 use super::slots::{Closing, ConnState, Phase};
 use super::timers::Timer;
-use crate::ids::{PortId, SessionId};
+use crate::ids::{ConnKey, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
 
 /// How long a closing connection may take.

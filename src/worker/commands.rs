@@ -6,10 +6,10 @@
 
 use super::Worker;
 use super::ingress::Ingress;
-use super::io::{ConnKey, StreamIo};
+use super::io::StreamIo;
 use super::seeds::{Command, ConnSeed, ConnView, PortView, Report, SessionSeed};
 use super::slots::{ConnState, Phase, Port};
-use crate::ids::{PortId, SessionId};
+use crate::ids::{ConnKey, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::tls::keys::Version;
 use crate::tunnel::link::Link;

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::exchange::{Header, Outbox};
-use super::io::ConnKey;
 use super::parcel::Parcel;
 use super::slots::{Port, PortTable};
 use super::turn::HOUSEKEEPING;
 use crate::hub::meta::EDITED_BYTES_MAX;
 use crate::hub::{self, Egress, FrameMeta, HubShared, HubView, PortSettings};
-use crate::ids::{HubId, PortId};
+use crate::ids::{ConnKey, HubId, PortId};
 use crate::metrics::counters::Counters;
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;

@@ -11,12 +11,8 @@
 use std::io;
 use std::time::Duration;
 
+use crate::ids::ConnKey;
 use crate::tunnel::buffer::SendBuf;
-
-/// Index of a connection in its worker's table. After [`Completion::Closed`] the key may be used
-/// again; until then no other socket may have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnKey(pub u32);
 
 /// Bytes received, lent by the back end: read them with [`StreamIo::bytes`], then give them back by
 /// [`StreamIo::recycle`]. Not `Clone`: giving it back moves it away.

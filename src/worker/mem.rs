@@ -10,7 +10,8 @@ use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::io::{CloseHow, Completion, ConnKey, RecvBuf, StreamIo, Wait};
+use super::io::{CloseHow, Completion, RecvBuf, StreamIo, Wait};
+use crate::ids::ConnKey;
 use crate::sys::waker::Waker;
 use crate::tunnel::buffer::SendBuf;
 

@@ -7,12 +7,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
-use crate::ids::{ConnId, HubId, MemberId, PortId, SessionId};
+use crate::ids::{ConnId, ConnKey, HubId, MemberId, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::tick::Tick;
 use crate::tunnel::conn::Conn;
 use crate::tunnel::link::Link;
-use crate::worker::io::ConnKey;
 
 /// A session's place on this worker.
 pub struct Port {

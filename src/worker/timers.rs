@@ -5,9 +5,8 @@
 //! cancelled; whoever sets a timer recognises one that no longer matters.
 #![forbid(unsafe_code)]
 
-use crate::ids::PortId;
+use crate::ids::{ConnKey, PortId};
 use crate::tick::Tick;
-use crate::worker::io::ConnKey;
 
 /// What to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
