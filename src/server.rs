@@ -194,7 +194,12 @@ async fn serve(
     for handle in crew.handles.iter() {
         handle.tell(Command::Stop);
     }
-    tokio::join!(crew.wait_until_stopped(), gate.wait_empty(STOP_MAX));
+    // Logins on their way end at a worker, which must be there to send them away.
+    gate.wait_empty(GATE_MAX).await;
+    for handle in crew.handles.iter() {
+        handle.tell(Command::Leave);
+    }
+    crew.wait_until_stopped().await;
     tasks.shutdown().await;
     Ok(())
 }
@@ -363,5 +368,10 @@ const DESCRIPTORS_KEPT: usize = 128;
 /// Logins cost a signature each; more threads than this would take the CPUs of the workers.
 const CONTROL_THREADS_MAX: usize = 8;
 
-/// The closing procedure takes a second at most.
-const STOP_MAX: Duration = Duration::from_millis(2_500);
+/// For who is on the way in: [`front::STOP_GRACE`] and the closing procedure, which takes a second at most.
+///
+/// [`front::STOP_GRACE`]: crate::control::front::STOP_GRACE
+const GATE_MAX: Duration = Duration::from_millis(1_400);
+
+/// For the workers after that: the closing procedure once more.
+const STOP_MAX: Duration = Duration::from_millis(1_200);

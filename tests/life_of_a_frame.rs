@@ -56,7 +56,7 @@ impl Bench {
                 counters: Arc::new(Counters::default()),
             };
             let io = MemIo::new(4, 1 << 18, Waker::new().unwrap());
-            let settings = WorkerSettings { conns_max: 100, frames_max: 1000 };
+            let settings = WorkerSettings { conns_max: 100, frames_max: 4000 };
             bench.workers.push(Worker::new(io, settings, ties, now));
             bench.commands.push(command);
         }
@@ -267,6 +267,41 @@ fn a_slow_reader_costs_only_itself() {
     assert!(late.windows(2).all(|pair| pair[0][14] < pair[1][14]), "and in order");
 }
 
+/// 1,000 frames may wait for each of 20 members, 4,000 in all.
+#[test]
+fn many_slow_readers_leave_room_for_others() {
+    let mut bench = Bench::new(1);
+    let mut a = bench.member(1, 0);
+    let mut c = bench.member(2, 0);
+    let slow: Vec<Member> = (3..23).map(|n| bench.member_with(n, 0, |_| {}, 1000)).collect();
+    slow.iter().for_each(|member| member.peer.set_window(0));
+    for _ in 0..400 {
+        a.send(&broadcast(0xa));
+        bench.turn();
+        c.received();
+    }
+    assert!(bench.drops(DropReason::EgressPoolEmpty) > 0);
+    c.peer.set_window(0);
+    for _ in 0..60 {
+        a.send(&broadcast(0xa));
+        bench.turn();
+    }
+    c.peer.set_window(usize::MAX);
+    bench.turn();
+    assert_eq!(c.received().len(), 60, "a burst still finds room");
+}
+
+#[test]
+fn a_session_without_room_for_its_connection_ends() {
+    let mut bench = Bench::new(1);
+    let _members: Vec<Member> = (0..100).map(|n| bench.member(n, 0)).collect();
+    bench.reports.try_iter().for_each(drop);
+    let mut late = bench.member(200, 0);
+    assert_eq!(late.close_reason(), Some(CloseReason::PeerCloseNotify));
+    let reports: Vec<Report> = bench.reports.try_iter().collect();
+    assert!(matches!(reports[1], Report::SessionEnded { reason: CloseReason::NoRoom, .. }), "{reports:?}");
+}
+
 #[test]
 fn a_bad_record_closes_its_connection_alone() {
     let mut bench = Bench::new(1);
@@ -322,7 +357,35 @@ fn a_stopping_server_says_goodbye() {
         member.peer.close();
     }
     bench.turn();
+    assert!(!bench.workers.iter().any(Worker::is_stopped), "logins on their way may still arrive");
+    let mut late = bench.member(3, 0);
+    assert_eq!(late.close_reason(), Some(CloseReason::PeerCloseNotify), "and are told as well");
+    late.peer.close();
+    for command in &bench.commands {
+        command.send(Command::Leave).unwrap();
+    }
+    bench.turn();
     assert!(bench.workers.iter().all(Worker::is_stopped));
+}
+
+/// Frames of the turn in which a connection is closed may be sealed already. Were they thrown away, the
+/// close_notify behind them would be a bad record to the peer.
+#[test]
+fn goodbye_can_be_opened_behind_frames_of_the_same_turn() {
+    let mut bench = Bench::new(1);
+    let mut a = bench.member(1, 0);
+    let mut b = bench.member(2, 0);
+    b.send(&broadcast(0xb));
+    bench.turn();
+    b.received();
+    for n in 0..3 {
+        a.send(&frame(0xb, 0xa, &[n; 1400]));
+    }
+    bench.commands[0].send(Command::End(SessionId(2), CloseReason::Kicked)).unwrap();
+    bench.turn();
+    assert_eq!(b.close_reason(), Some(CloseReason::PeerCloseNotify));
+    assert_eq!(b.frames.0.len(), 3);
+    assert!(b.peer.saw_fin());
 }
 
 #[test]

@@ -104,7 +104,9 @@ impl Front {
         }
         let server = &self.config.server;
         let handshake = MemberStream::accept(tcp, &self.tls, self.aead);
-        let mut stream = match timeout(server.handshake_timeout, handshake).await {
+        let handshake = timeout(server.handshake_timeout, handshake);
+        let Some(handshake) = self.unless_stopping(handshake, STOP_GRACE).await else { return };
+        let mut stream = match handshake {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS connection"),
             Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
@@ -112,12 +114,9 @@ impl Front {
         if let Some(records) = server.rekey_after_records {
             stream.set_rekey_after(records);
         }
-        let mut stopping = self.stopping.clone();
-        let conversation = tokio::select! {
-            done = timeout(server.login_timeout, self.converse(&mut stream, peer)) => done,
-            _ = stopping.wait_for(|stopping| *stopping) => Ok(Ok(None)),
-        };
-        match conversation {
+        let conversation = timeout(server.login_timeout, self.converse(&mut stream, peer));
+        let conversation = self.unless_stopping(conversation, Duration::ZERO).await;
+        match conversation.unwrap_or(Ok(Ok(None))) {
             Ok(Ok(Some(entry))) => self.hand_over(stream, peer, entry),
             Ok(Ok(None)) => stream.close().await,
             Ok(Err(StreamError::Socket(error))) => tracing::debug!(%peer, %error, "connection ended before its login"),
@@ -129,6 +128,20 @@ impl Front {
                 tracing::debug!(%peer, "login took too long");
                 stream.close().await;
             }
+        }
+    }
+
+    /// The result of `work`; `None` if it is not done `grace` after the server has begun to stop.
+    async fn unless_stopping<T>(&self, work: impl Future<Output = T>, grace: Duration) -> Option<T> {
+        let mut stopping = self.stopping.clone();
+        let stop = async {
+            // An error means that who would say so is gone, which is no less an end.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+            tokio::time::sleep(grace).await;
+        };
+        tokio::select! {
+            done = work => Some(done),
+            () = stop => None,
         }
     }
 
@@ -178,10 +191,9 @@ impl Front {
             }
         };
         let answer = login.accept(&welcome(&granted));
-        if let Err(error) = stream.send(&answer).await {
-            self.sessions.end(granted.session.id);
-            return Err(error);
-        }
+        let undo = Undo::new(|| drop(self.sessions.end(granted.session.id)));
+        stream.send(&answer).await?;
+        undo.forget();
         let seed = SessionSeed {
             session: granted.session.id,
             member: granted.session.member,
@@ -219,6 +231,7 @@ impl Front {
         let policy = policy_of(hub, &account.policy);
         let kind = check_modes(request, hub, &policy)?;
         let client = client_id(request);
+        let _admission = self.sessions.admission();
         let (same, others) = self.sessions.of_member(hub_id, account.member, client);
         let logins_max = policy.value(Item::MultiLogins);
         if logins_max > 0 && others as u64 >= u64::from(logins_max) {
@@ -286,10 +299,9 @@ impl Front {
         };
         let Joined { session, worker, conn, direction } = joined;
         let answer = login.accept_additional(direction);
-        if let Err(error) = stream.send(&answer).await {
-            self.sessions.leave(session, conn);
-            return Err(error);
-        }
+        let undo = Undo::new(|| self.sessions.leave(session, conn));
+        stream.send(&answer).await?;
+        undo.forget();
         Ok(Some(Entry { worker, conn, direction, plain: login.into_leftover(), home: Home::Known(session) }))
     }
 
@@ -346,6 +358,28 @@ impl Front {
     /// Puts an event on the log.
     pub fn tell(&self, what: What) {
         self.events.send(Event { at: Stamp { wall_ns: wall_ns(), tick: monotonic() }, what });
+    }
+}
+
+/// Undoes what a login has entered in the session table, unless the connection gets as far as its worker: the
+/// deadline or the end of the server may drop the login at any await.
+struct Undo<F: FnMut()>(Option<F>);
+
+impl<F: FnMut()> Undo<F> {
+    fn new(undo: F) -> Self {
+        Self(Some(undo))
+    }
+
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        if let Some(undo) = &mut self.0 {
+            undo();
+        }
     }
 }
 
@@ -460,6 +494,10 @@ const QUEUE_FRAMES: usize = 1024;
 
 /// Unsent bytes in the kernel from which on we keep frames to ourselves, where they can still be dropped.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// How long a TLS handshake may go on when the server stops. Cut off in the middle of it, stock clients would
+/// have got an end without close_notify (protocol note §1.1).
+pub const STOP_GRACE: Duration = Duration::from_millis(300);
 
 /// How long an authenticator may take; the login as a whole has its own deadline.
 const AUTHENTICATION_MAX: Duration = Duration::from_secs(10);

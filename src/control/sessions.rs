@@ -98,6 +98,7 @@ pub struct Joined {
 /// Sessions that live.
 pub struct Sessions {
     table: Mutex<Table>,
+    admission: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -116,7 +117,13 @@ impl Sessions {
     pub fn new(start_ms: u64) -> Self {
         let first = start_ms << 20;
         let table = Table { last_session: first, last_conn: first, ..Table::default() };
-        Self { table: Mutex::new(table) }
+        Self { table: Mutex::new(table), admission: Mutex::new(()) }
+    }
+
+    /// To be held from the look at a member's sessions to [`Self::begin`]: else logins at the same moment would
+    /// not see each other, and pass limits or take nobody over.
+    pub fn admission(&self) -> MutexGuard<'_, ()> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a session with its first connection; `None` if the hub has `sessions_max` already.

@@ -230,11 +230,15 @@ impl<S: Scheduler> Link<S> {
     }
 
     /// Removes a connection and gives it back. Its waiting frames move to the connections that are left, which
-    /// must then be flushed; with the last one that may send they are dropped. What stands in its record under
-    /// construction is lost.
-    pub fn detach(&mut self, key: ConnKey, now: Tick, pools: &mut Pools) -> Option<Box<Conn>> {
+    /// must then be flushed; with the last one that may send they are dropped.
+    pub fn detach(&mut self, key: ConnKey, now: Tick, pools: &mut Pools) -> Option<Detached> {
         let at = self.conns.iter().position(|c| c.key == key)?;
         let mut gone = self.conns.remove(at);
+        // Sealed records have used their numbers: the peer cannot open a close_notify without them.
+        let unsent = match gone.out.seal(&mut gone.conn.layer) {
+            Ok(sealed) => sealed.map(|sealed| sealed.buf),
+            Err(_) => None,
+        };
         if let Some(buf) = gone.out.abandon() {
             pools.sends.give(buf);
         }
@@ -250,7 +254,7 @@ impl<S: Scheduler> Link<S> {
                 }
             }
         }
-        Some(gone.conn)
+        Some(Detached { conn: gone.conn, unsent })
     }
 
     /// Takes ciphertext of connection `key`; gives `sink` every frame of 14 to 1600 bytes, and the reason
@@ -319,6 +323,11 @@ impl<S: Scheduler> Link<S> {
         }
         if self.queued >= self.settings.queue_depth {
             return Pushed::Dropped(DropReason::EgressQueueFull);
+        }
+        // No more than what is left for all others, else a few slow readers would have the whole pool: n of
+        // them leave 1/(n + 1) of it free.
+        if self.queued >= pools.frames.free() {
+            return Pushed::Dropped(DropReason::EgressPoolEmpty);
         }
         let Some(cell) = pools.frames.store(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
         conn.queue.push(&mut pools.frames, cell, Band::of(frame), now);
@@ -447,6 +456,14 @@ impl<S: Scheduler> Link<S> {
         let sending = self.conns.iter().enumerate().filter(|(_, c)| c.way.send);
         sending.max_by_key(|(_, c)| weight(c.salt)).map(|(at, _)| at)
     }
+}
+
+/// A connection that left its session.
+pub struct Detached {
+    /// Keys, to say goodbye with.
+    pub conn: Box<Conn>,
+    /// Records that were sealed but not sent; whatever else is sealed has to follow them.
+    pub unsent: Option<SendBuf>,
 }
 
 /// What [`Link::receive`] found.

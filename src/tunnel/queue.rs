@@ -85,6 +85,11 @@ impl FramePool {
         self.used -= 1;
     }
 
+    /// Cells that are free.
+    pub fn free(&self) -> usize {
+        self.len.len() - self.used
+    }
+
     /// Cells in use.
     pub fn used(&self) -> usize {
         self.used

@@ -18,6 +18,7 @@ use super::slots::{Closing, ConnState, Phase};
 use super::timers::Timer;
 use crate::ids::{ConnKey, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
+use crate::tunnel::link::Detached;
 
 /// How long a closing connection may take.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -27,8 +28,11 @@ impl<Io: StreamIo> Worker<Io> {
     pub(super) fn close_conn(&mut self, key: ConnKey, reason: CloseReason) {
         let Some(id) = self.conns.live_port(key) else { return };
         let Some(port) = self.fabric.ports.get_mut(id) else { return };
-        let in_flight = port.link.in_flight(key);
-        let conn = port.link.detach(key, self.now, &mut self.fabric.pools);
+        let mut in_flight = port.link.in_flight(key);
+        let (conn, unsent) = match port.link.detach(key, self.now, &mut self.fabric.pools) {
+            Some(Detached { conn, unsent }) => (Some(conn), unsent),
+            None => (None, None),
+        };
         let rest: Vec<ConnKey> = port.link.keys().collect();
         let session = port.session;
         // Frames that waited for this connection moved to the others.
@@ -37,9 +41,19 @@ impl<Io: StreamIo> Worker<Io> {
         self.stamp += 1;
         let Some(state) = self.conns.get_mut(key) else { return };
         (self.reports)(Report::ConnClosed { session, conn: state.id, peer: state.peer, reason, at: self.now });
+        let abort = matches!(reason, CloseReason::SocketFailed | CloseReason::Panicked);
+        match unsent {
+            // Only while nothing is in flight are records built.
+            Some(buf) if !abort && !in_flight => {
+                in_flight = true;
+                self.io.send(key, buf);
+            }
+            Some(buf) => self.fabric.pools.sends.give(buf),
+            None => {}
+        }
         state.phase =
             Phase::Closing(Closing { conn, in_flight, eof: reason == CloseReason::PeerEof, stamp: self.stamp, reason });
-        if matches!(reason, CloseReason::SocketFailed | CloseReason::Panicked) {
+        if abort {
             self.drop_socket(key, CloseHow::Abort);
             return;
         }

@@ -32,13 +32,16 @@ impl<Io: StreamIo> Worker<Io> {
                 Command::Configure(hubs) => self.fabric.configure(&hubs),
                 Command::Inspect(answer) => answer(self.inspect()),
                 Command::Stop => self.stop(),
+                Command::Leave => self.leaving = true,
             }
         }
     }
 
     fn open_session(&mut self, seed: SessionSeed, conn: ConnSeed<Io::Socket>) {
         let session = seed.session;
+        // A session that never had a connection would wait for its client in vain.
         if !self.stopping
+            && self.conns.len() < self.settings.conns_max
             && let Some(id) = self.open_port(seed)
         {
             return self.add_conn(id, conn);

@@ -86,6 +86,7 @@ pub struct Worker<Io: StreamIo> {
     /// Counts closings, to tell their timers apart.
     stamp: u64,
     stopping: bool,
+    leaving: bool,
     /// Scratch of one turn, kept for its capacity.
     expired: Vec<(Tick, Timer)>,
     due: Vec<Due>,
@@ -113,6 +114,7 @@ impl<Io: StreamIo> Worker<Io> {
             now,
             stamp: 0,
             stopping: false,
+            leaving: false,
             expired: Vec::new(),
             due: Vec::new(),
         }
@@ -128,9 +130,9 @@ impl<Io: StreamIo> Worker<Io> {
         self.now
     }
 
-    /// Whether [`Command::Stop`] came and everything is closed.
+    /// Whether [`Command::Leave`] came and everything is closed.
     pub fn is_stopped(&self) -> bool {
-        self.stopping && self.conns.is_empty()
+        self.leaving && self.conns.is_empty()
     }
 
     /// The back end, for tests that script it.

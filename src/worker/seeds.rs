@@ -56,8 +56,10 @@ pub enum Command<Socket> {
     Configure(Arc<[Arc<HubShared>]>),
     /// Tell about every port.
     Inspect(Box<dyn FnOnce(Vec<PortView>) + Send>),
-    /// End every session, then leave the loop.
+    /// End every session and take no more: who still comes is sent away properly.
     Stop,
+    /// Leave the loop once every connection is closed. The last command: after it nobody is sent away.
+    Leave,
 }
 
 /// A port, as an operator sees it.
