@@ -10,12 +10,14 @@
 use std::time::Duration;
 
 use super::Worker;
+use super::egress::Fabric;
 use super::io::{CloseHow, ConnKey, StreamIo};
 use super::seeds::{ConnSeed, Report};
-use super::slots::{Closing, ConnState, Phase};
+use super::slots::{Closing, ConnState, Phase, Port};
 use super::timers::Timer;
 use crate::ids::{PortId, SessionId};
 use crate::metrics::closes::CloseReason;
+use crate::tunnel::link::Scratch;
 
 /// How long a closing connection may take.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -24,6 +26,12 @@ impl<Io: StreamIo> Worker<Io> {
     /// Takes a connection off its session and closes it; the session stays.
     pub(super) fn close_conn(&mut self, key: ConnKey, reason: CloseReason) {
         let Some(id) = self.conns.live_port(key) else { return };
+        let abort = matches!(reason, CloseReason::SocketFailed | CloseReason::Panicked);
+        // Records that this turn has sealed have used their numbers: close_notify can be read only behind them.
+        let flush = |_: &Io, port: &mut Port, _: &mut Scratch, fabric: &mut Fabric, now| {
+            port.link.flush(key, now, &mut fabric.pools)
+        };
+        let built = if abort { None } else { self.step(id, flush) };
         let Some(port) = self.fabric.ports.get_mut(id) else { return };
         let in_flight = port.link.in_flight(key);
         let conn = port.link.detach(key, self.now, &mut self.fabric.pools);
@@ -37,9 +45,13 @@ impl<Io: StreamIo> Worker<Io> {
         (self.reports)(Report::ConnClosed { session, conn: state.id, peer: state.peer, reason, at: self.now });
         state.phase =
             Phase::Closing(Closing { conn, in_flight, eof: reason == CloseReason::PeerEof, stamp: self.stamp, reason });
-        if matches!(reason, CloseReason::SocketFailed | CloseReason::Panicked) {
+        if abort {
             self.drop_socket(key, CloseHow::Abort);
             return;
+        }
+        // Where nothing can be sealed any more there is no close_notify either.
+        if let Some(Ok(Some(flushed))) = built {
+            self.send(key, flushed);
         }
         self.timers.set(self.now + DRAIN, Timer::Closing { key, stamp: self.stamp });
         if !in_flight {

@@ -25,7 +25,7 @@ use crate::ids::PortId;
 use crate::metrics::closes::CloseReason;
 use crate::tick::Tick;
 use crate::tunnel::buffer::SendBuf;
-use crate::tunnel::link::{Due, Scratch};
+use crate::tunnel::link::{Due, Flushed, Scratch};
 
 /// Distance of two housekeeping runs. A run ages a part of the FDB, so this also sets how long one sweep takes.
 pub const HOUSEKEEPING: Duration = Duration::from_millis(500);
@@ -210,16 +210,18 @@ impl<Io: StreamIo> Worker<Io> {
     fn flush_conn(&mut self, key: ConnKey) {
         let Some(id) = self.conns.live_port(key) else { return };
         match self.step(id, |_, port, _, fabric, now| port.link.flush(key, now, &mut fabric.pools)) {
-            Some(Ok(Some(flushed))) => {
-                let counters = &self.fabric.counters;
-                counters.records_out.add(flushed.records);
-                counters.key_updates.add(flushed.key_updates);
-                counters.frames_out.add(flushed.frames);
-                counters.bytes_out.add(flushed.bytes);
-                self.io.send(key, flushed.buf);
-            }
+            Some(Ok(Some(flushed))) => self.send(key, flushed),
             Some(Ok(None)) | None => {}
             Some(Err(reason)) => self.close_conn(key, reason),
         }
+    }
+
+    pub(super) fn send(&mut self, key: ConnKey, flushed: Flushed) {
+        let counters = &self.fabric.counters;
+        counters.records_out.add(flushed.records);
+        counters.key_updates.add(flushed.key_updates);
+        counters.frames_out.add(flushed.frames);
+        counters.bytes_out.add(flushed.bytes);
+        self.io.send(key, flushed.buf);
     }
 }
