@@ -51,6 +51,7 @@ impl<Io: StreamIo> Worker<Io> {
         self.exchange();
         self.obey();
         self.expire();
+        self.end_broken();
         self.flush();
         Ok(())
     }
@@ -120,10 +121,21 @@ impl<Io: StreamIo> Worker<Io> {
         let done = catch_unwind(AssertUnwindSafe(|| step(io, &mut port, scratch, fabric, *now)));
         self.fabric.ports.put_back(port);
         if done.is_err() {
-            tracing::error!(port = %id, "a defect of this server ended a session; please report it");
-            self.end_port(id, CloseReason::Panicked);
+            self.end_defective(id);
         }
         done.ok()
+    }
+
+    /// Ends the sessions that could not take a frame because of a defect.
+    fn end_broken(&mut self) {
+        while let Some(id) = self.fabric.broken.pop() {
+            self.end_defective(id);
+        }
+    }
+
+    fn end_defective(&mut self, id: PortId) {
+        tracing::error!(port = %id, "a defect of this server ended a session; please report it");
+        self.end_port(id, CloseReason::Panicked);
     }
 
     fn sent(&mut self, key: ConnKey, buf: SendBuf, result: Result<(), io::ErrorKind>) {
