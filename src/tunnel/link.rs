@@ -434,8 +434,9 @@ impl<S: Scheduler> Link<S> {
         self.conns.iter().any(|c| c.key == key && c.in_flight)
     }
 
-    /// The connection for a flow, by rendezvous hashing: a flow keeps its connection for as long as that
-    /// lives, so its frames stay in order, whatever other connections come and go.
+    /// The connection for a flow, by rendezvous hashing: frames of a flow go one way and so stay in order. The
+    /// end of a connection moves its own flows only; a new one takes its share from all, and only then, once,
+    /// can a frame overtake one that still waits for the connection that the flow has left.
     fn choose(&self, hash: u32) -> Option<usize> {
         let weight = |salt: u32| {
             (hash ^ salt).wrapping_mul(0x9e37_79b1) ^ (hash ^ salt).rotate_left(15).wrapping_mul(0x85eb_ca6b)
@@ -529,3 +530,7 @@ fn step(state: &mut u64) -> u64 {
     *state ^= *state << 17;
     *state
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;
