@@ -210,6 +210,13 @@ impl Member {
         }
     }
 
+    /// Says that it is alive, if it is time for that; takes for granted that the server is.
+    pub(crate) fn keep_alive(&mut self) {
+        self.link.receive(KEY, &[], self.now, &mut self.scratch, &mut self.frames).unwrap();
+        self.link.poll(self.now, &mut self.pools, &mut Vec::new());
+        self.answer();
+    }
+
     /// Frames received since the last call.
     pub(crate) fn received(&mut self) -> Vec<Vec<u8>> {
         let (frames, end) = self.received_until_end();
