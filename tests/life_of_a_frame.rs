@@ -9,7 +9,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Bench, broadcast, frame};
+use common::{Bench, Login, broadcast, frame};
 use hublane::metrics::closes::CloseReason;
 use hublane::metrics::drops::DropReason;
 use hublane::worker::Worker;
@@ -154,7 +154,8 @@ fn a_stopping_server_says_goodbye() {
 fn key_updates_find_room_behind_any_number_of_frames() {
     let mut bench = Bench::new(1);
     let mut a = bench.member(1, 0);
-    let mut b = bench.member_with(2, 0, |layer| layer.set_rekey_after(1), 4096);
+    let login = Login { prepare: |layer| layer.set_rekey_after(1), queue_depth: 4096, ..Login::default() };
+    let mut b = bench.member_with(2, 0, &login);
     b.send(&broadcast(0xb));
     bench.turn();
     a.received();

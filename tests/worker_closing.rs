@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Bench, CONNS_MAX, Member, broadcast, frame};
+use common::{Bench, CONNS_MAX, Login, Member, broadcast, frame};
 use hublane::ids::SessionId;
 use hublane::metrics::closes::CloseReason;
 use hublane::worker::Worker;
@@ -87,7 +87,7 @@ fn close_notify_comes_behind_what_the_turn_has_built() {
 #[test]
 fn a_session_may_end_in_the_turn_in_which_it_begins() {
     let mut bench = Bench::new(1);
-    let (session, conn, mut member) = bench.login(1, |_| {}, 64);
+    let (session, conn, mut member) = bench.login(1, &Login::default());
     bench.command(0, Command::Open(session, conn));
     end(&bench, 1, CloseReason::Kicked);
     bench.turn();
@@ -148,7 +148,7 @@ fn a_peer_that_never_reads_is_reset_after_a_second() {
 #[test]
 fn a_connection_without_its_session_is_turned_away() {
     let mut bench = Bench::new(1);
-    let (_, conn, mut late) = bench.login(7, |_| {}, 64);
+    let (_, conn, mut late) = bench.login(7, &Login::default());
     bench.command(0, Command::Attach(SessionId(7), conn));
     bench.turn();
     let report = bench.reports.try_recv().unwrap();
@@ -176,7 +176,7 @@ fn one_connection_too_many_is_turned_away() {
 fn a_session_taken_over_leaves_its_address_to_the_next() {
     let mut bench = Bench::new(1);
     let (mut a, mut ghost) = two_members(&mut bench);
-    let (session, conn, mut again) = bench.login(3, |_| {}, 64);
+    let (session, conn, mut again) = bench.login(3, &Login::default());
     end(&bench, 2, CloseReason::TakenOver);
     bench.command(0, Command::Open(session, conn));
     bench.turn();
@@ -214,7 +214,7 @@ fn stopping_waits_a_second_for_slow_peers_and_no_longer() {
         assert!(member.peer.saw_fin());
         member.peer.close();
     }
-    let (session, conn, mut late) = bench.login(9, |_| {}, 64);
+    let (session, conn, mut late) = bench.login(9, &Login::default());
     bench.command(0, Command::Open(session, conn));
     bench.turn();
     assert_eq!(late.close_reason(), Some(CloseReason::PeerCloseNotify), "nobody is let in any more");

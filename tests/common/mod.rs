@@ -74,32 +74,22 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
 
     /// A member logs in on `worker`.
     pub(crate) fn member(&mut self, number: u64, worker: usize) -> Member {
-        self.member_with(number, worker, |_| {}, 64)
+        self.member_with(number, worker, &Login::default())
     }
 
-    /// The same, with a TLS side changed by `prepare` and a queue of its own depth.
-    pub(crate) fn member_with(
-        &mut self,
-        number: u64,
-        worker: usize,
-        prepare: impl FnOnce(&mut RecordLayer),
-        queue_depth: usize,
-    ) -> Member {
-        let (session, conn, member) = self.login(number, prepare, queue_depth);
+    /// The same, with what his login agreed.
+    pub(crate) fn member_with(&mut self, number: u64, worker: usize, login: &Login) -> Member {
+        let (session, conn, member) = self.login(number, login);
         self.command(worker, Command::Open(session, conn));
         self.turn();
         member
     }
 
     /// What a login would hand to a worker, and the member who logged in.
-    pub(crate) fn login(
-        &self,
-        number: u64,
-        prepare: impl FnOnce(&mut RecordLayer),
-        queue_depth: usize,
-    ) -> (Box<SessionSeed>, Box<ConnSeed<MemSocket>>, Member) {
-        let settings = LinkSettings { timeout: TIMEOUT, compress: false, queue_depth, seed: number };
-        let (mut server, client) = connected_pair(Suite::Tls13ChaCha20Poly1305Sha256, AeadBackend::AwsLc);
+    pub(crate) fn login(&self, number: u64, login: &Login) -> (Box<SessionSeed>, Box<ConnSeed<MemSocket>>, Member) {
+        let Login { suite, backend, compress, queue_depth, prepare } = *login;
+        let settings = LinkSettings { timeout: TIMEOUT, compress, queue_depth, seed: number };
+        let (mut server, client) = connected_pair(suite, backend);
         prepare(&mut server);
         let (socket, peer) = pipe();
         let session = SessionSeed {
@@ -160,6 +150,23 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
     }
 }
 
+/// What a login agrees.
+pub(crate) struct Login {
+    pub(crate) suite: Suite,
+    pub(crate) backend: AeadBackend,
+    pub(crate) compress: bool,
+    pub(crate) queue_depth: usize,
+    /// Changes the worker's TLS side before the worker gets it.
+    pub(crate) prepare: fn(&mut RecordLayer),
+}
+
+impl Default for Login {
+    fn default() -> Self {
+        let (suite, backend) = (Suite::Tls13Aes128GcmSha256, AeadBackend::AwsLc);
+        Self { suite, backend, compress: false, queue_depth: 64, prepare: |_| {} }
+    }
+}
+
 /// Connections that a worker of the bench takes.
 pub(crate) const CONNS_MAX: usize = 100;
 
@@ -208,6 +215,18 @@ impl Member {
             self.pools.sends.give(flushed.buf);
             self.link.sent(KEY);
         }
+    }
+
+    /// Sends `plain` in records of `record_bytes`, wherever blocks end.
+    pub(crate) fn send_stream(&mut self, plain: &[u8], record_bytes: usize) {
+        let mut conn = self.link.detach(KEY, self.now, &mut self.pools).unwrap();
+        for part in plain.chunks(record_bytes) {
+            let (prefix, suffix) = (conn.layer.prefix_len(), conn.layer.suffix_len());
+            let mut record = [&vec![0; prefix], part, &vec![0; suffix]].concat();
+            conn.layer.seal(&mut record, part.len()).unwrap();
+            self.peer.write(&record);
+        }
+        self.link.attach(KEY, conn, Way::BOTH, self.now);
     }
 
     /// Says that it is alive, if it is time for that; takes for granted that the server is.
