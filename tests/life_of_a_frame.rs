@@ -1,192 +1,19 @@
 //! A frame from client A to client B in one thread: no root, no kernel socket, no clock.
 //!
 //! Read it beside README's "Life of a frame", or step through it with a debugger: start at
-//! `frame_crosses_the_hub` and follow `Worker::turn`.
+//! `frame_crosses_the_hub` and follow `Worker::turn`. Workers and clients come from `tests/common/mod.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+mod common;
+
 use std::time::Duration;
 
-use crossbeam::channel::{Sender, unbounded};
-use hublane::hub::{HubSettings, HubShared, PortSettings};
-use hublane::ids::{ConnId, ConnKey, HubId, MemberId, SessionId};
+use common::{Bench, CONNS_MAX, Login, Member, broadcast, frame};
 use hublane::metrics::closes::CloseReason;
-use hublane::metrics::counters::Counters;
 use hublane::metrics::drops::DropReason;
-use hublane::sys::waker::Waker;
-use hublane::tick::Tick;
-use hublane::tls::aead::AeadBackend;
-use hublane::tls::keys::Suite;
-use hublane::tls::layer::{RecordLayer, connected_pair};
-use hublane::tunnel::conn::Conn;
-use hublane::tunnel::link::{FrameSink, Link, LinkSettings, Pools, Pushed, Scratch, Way};
-use hublane::worker::exchange::mesh;
-use hublane::worker::io::Wait;
-use hublane::worker::mem::{MemIo, MemPeer, MemSocket, pipe};
-use hublane::worker::seeds::{Command, ConnSeed, Report, SessionSeed};
-use hublane::worker::{Ties, Worker, WorkerSettings};
-
-/// Workers in one thread, turned by hand, with one hub.
-struct Bench {
-    workers: Vec<Worker<MemIo>>,
-    commands: Vec<Sender<Command<MemSocket>>>,
-    reports: crossbeam::channel::Receiver<Report>,
-    now: Tick,
-}
-
-impl Bench {
-    fn new(workers: usize) -> Self {
-        let hub = Arc::new(HubShared::new(HubSettings::default(), workers));
-        let hubs: Arc<[_]> = Arc::new([hub]);
-        let (report, reports) = unbounded();
-        let now = Tick::from_ms(1_000);
-        let mut bench = Self { workers: Vec::new(), commands: Vec::new(), reports, now };
-        for (index, mailbox) in mesh(workers, 1 << 16).into_iter().enumerate() {
-            let (command, commands) = unbounded();
-            let report = report.clone();
-            let ties = Ties {
-                index,
-                mailbox,
-                wakers: Arc::new([]),
-                hubs: Arc::clone(&hubs),
-                commands,
-                reports: Box::new(move |what| report.send(what).unwrap()),
-                counters: Arc::new(Counters::default()),
-            };
-            let io = MemIo::new(4, 1 << 18, Waker::new().unwrap());
-            let settings = WorkerSettings { conns_max: 100, frames_max: 4000 };
-            bench.workers.push(Worker::new(io, settings, ties, now));
-            bench.commands.push(command);
-        }
-        bench
-    }
-
-    /// A member logs in on `worker`.
-    fn member(&mut self, number: u64, worker: usize) -> Member {
-        self.member_with(number, worker, |_| {}, 64)
-    }
-
-    fn member_with(
-        &mut self,
-        number: u64,
-        worker: usize,
-        prepare: impl FnOnce(&mut RecordLayer),
-        queue_depth: usize,
-    ) -> Member {
-        let settings = LinkSettings { timeout: Duration::from_secs(20), compress: false, queue_depth, seed: number };
-        let (mut server, client) = connected_pair(Suite::Tls13Aes128GcmSha256, AeadBackend::AwsLc);
-        prepare(&mut server);
-        let (socket, peer) = pipe();
-        let session = SessionSeed {
-            session: SessionId(number),
-            member: MemberId(1),
-            hub: HubId(0),
-            port: PortSettings::OPEN,
-            link: settings.clone(),
-        };
-        let conn = ConnSeed {
-            id: ConnId(number),
-            peer: SocketAddr::from(([192, 0, 2, 1], 40_000)),
-            socket,
-            conn: Box::new(Conn::new(server)),
-            way: Way::BOTH,
-            plain: Vec::new(),
-            cipher: Vec::new(),
-        };
-        self.commands[worker].send(Command::Open(Box::new(session), Box::new(conn))).unwrap();
-        self.turn();
-        Member::new(client, settings, peer, self.now)
-    }
-
-    /// Every worker turns until nothing moves any more.
-    fn turn(&mut self) {
-        for _ in 0..4 {
-            for worker in &mut self.workers {
-                let now = self.now;
-                worker.turn(Wait::Poll, || now).unwrap();
-            }
-        }
-    }
-
-    fn drops(&self, reason: DropReason) -> u64 {
-        self.workers.iter().map(|worker| worker.counters().drops(reason)).sum()
-    }
-}
-
-/// A client, by the same [`Link`] that the server uses for its end.
-struct Member {
-    link: Link,
-    peer: MemPeer,
-    pools: Pools,
-    scratch: Scratch,
-    frames: Frames,
-    now: Tick,
-}
-
-#[derive(Default)]
-struct Frames(Vec<Vec<u8>>);
-
-impl FrameSink for Frames {
-    fn frame(&mut self, frame: &[u8]) {
-        self.0.push(frame.to_vec());
-    }
-
-    fn dropped(&mut self, reason: DropReason) {
-        panic!("the server sent a block that is no frame: {}", reason.label());
-    }
-}
-
-const KEY: ConnKey = ConnKey(0);
-
-impl Member {
-    fn new(layer: RecordLayer, settings: LinkSettings, peer: MemPeer, now: Tick) -> Self {
-        let mut link = Link::new(settings, now);
-        link.attach(KEY, Box::new(Conn::new(layer)), Way::BOTH, now);
-        Self { link, peer, pools: Pools::new(100), scratch: Scratch::default(), frames: Frames::default(), now }
-    }
-
-    fn send(&mut self, frame: &[u8]) {
-        let pushed = self.link.push(frame, self.now, &mut self.pools);
-        assert!(matches!(pushed, Pushed::Building { .. }), "{pushed:?}");
-        let flushed = self.link.flush(KEY, self.now, &mut self.pools).unwrap().unwrap();
-        self.peer.write(flushed.buf.pending());
-        self.pools.sends.give(flushed.buf);
-        self.link.sent(KEY);
-    }
-
-    /// Frames received since the last call.
-    fn received(&mut self) -> Vec<Vec<u8>> {
-        let bytes = self.peer.read_all();
-        self.link.receive(KEY, &bytes, self.now, &mut self.scratch, &mut self.frames).unwrap();
-        std::mem::take(&mut self.frames.0)
-    }
-
-    /// Sends what the record layer owes, such as an answer to a key update.
-    fn answer(&mut self) {
-        if let Some(flushed) = self.link.flush(KEY, self.now, &mut self.pools).unwrap() {
-            self.peer.write(flushed.buf.pending());
-            self.pools.sends.give(flushed.buf);
-            self.link.sent(KEY);
-        }
-    }
-
-    fn close_reason(&mut self) -> Option<CloseReason> {
-        let bytes = self.peer.read_all();
-        self.link.receive(KEY, &bytes, self.now, &mut self.scratch, &mut self.frames).err()
-    }
-}
-
-fn frame(dst: u8, src: u8, payload: &[u8]) -> Vec<u8> {
-    [&[2, 0, 0, 0, 0, dst], &[2, 0, 0, 0, 0, src], &[0x88, 0xb5][..], payload].concat()
-}
-
-fn broadcast(src: u8) -> Vec<u8> {
-    let mut frame = frame(0, src, b"to everybody");
-    frame[..6].fill(0xff);
-    frame
-}
+use hublane::worker::Worker;
+use hublane::worker::seeds::{Command, Report};
 
 fn crosses(workers: usize) {
     let mut bench = Bench::new(workers);
@@ -267,41 +94,6 @@ fn a_slow_reader_costs_only_itself() {
     assert!(late.windows(2).all(|pair| pair[0][14] < pair[1][14]), "and in order");
 }
 
-/// 1,000 frames may wait for each of 20 members, 4,000 in all.
-#[test]
-fn many_slow_readers_leave_room_for_others() {
-    let mut bench = Bench::new(1);
-    let mut a = bench.member(1, 0);
-    let mut c = bench.member(2, 0);
-    let slow: Vec<Member> = (3..23).map(|n| bench.member_with(n, 0, |_| {}, 1000)).collect();
-    slow.iter().for_each(|member| member.peer.set_window(0));
-    for _ in 0..400 {
-        a.send(&broadcast(0xa));
-        bench.turn();
-        c.received();
-    }
-    assert!(bench.drops(DropReason::EgressPoolEmpty) > 0);
-    c.peer.set_window(0);
-    for _ in 0..60 {
-        a.send(&broadcast(0xa));
-        bench.turn();
-    }
-    c.peer.set_window(usize::MAX);
-    bench.turn();
-    assert_eq!(c.received().len(), 60, "a burst still finds room");
-}
-
-#[test]
-fn a_session_without_room_for_its_connection_ends() {
-    let mut bench = Bench::new(1);
-    let _members: Vec<Member> = (0..100).map(|n| bench.member(n, 0)).collect();
-    bench.reports.try_iter().for_each(drop);
-    let mut late = bench.member(200, 0);
-    assert_eq!(late.close_reason(), Some(CloseReason::PeerCloseNotify));
-    let reports: Vec<Report> = bench.reports.try_iter().collect();
-    assert!(matches!(reports[1], Report::SessionEnded { reason: CloseReason::NoRoom, .. }), "{reports:?}");
-}
-
 #[test]
 fn a_bad_record_closes_its_connection_alone() {
     let mut bench = Bench::new(1);
@@ -334,11 +126,9 @@ fn a_session_waits_for_its_client_and_then_ends() {
     bench.turn();
     let report = bench.reports.try_iter().next().unwrap();
     assert!(matches!(report, Report::ConnClosed { reason: CloseReason::PeerEof, .. }), "{report:?}");
-    bench.now = bench.now + Duration::from_secs(19);
-    bench.turn();
+    bench.wait(Duration::from_secs(19));
     assert_eq!(bench.reports.try_iter().count(), 0, "the session is kept");
-    bench.now = bench.now + Duration::from_secs(2);
-    bench.turn();
+    bench.wait(Duration::from_secs(2));
     let report = bench.reports.try_iter().next().unwrap();
     assert!(matches!(report, Report::SessionEnded { reason: CloseReason::SessionExpired, .. }), "{report:?}");
 }
@@ -347,8 +137,8 @@ fn a_session_waits_for_its_client_and_then_ends() {
 fn a_stopping_server_says_goodbye() {
     let mut bench = Bench::new(2);
     let mut members = [bench.member(1, 0), bench.member(2, 1)];
-    for command in &bench.commands {
-        command.send(Command::Stop).unwrap();
+    for worker in 0..2 {
+        bench.command(worker, Command::Stop);
     }
     bench.turn();
     for member in &mut members {
@@ -361,38 +151,55 @@ fn a_stopping_server_says_goodbye() {
     let mut late = bench.member(3, 0);
     assert_eq!(late.close_reason(), Some(CloseReason::PeerCloseNotify), "and are told as well");
     late.peer.close();
-    for command in &bench.commands {
-        command.send(Command::Leave).unwrap();
+    for worker in 0..2 {
+        bench.command(worker, Command::Leave);
     }
     bench.turn();
     assert!(bench.workers.iter().all(Worker::is_stopped));
 }
 
-/// Frames of the turn in which a connection is closed may be sealed already. Were they thrown away, the
-/// close_notify behind them would be a bad record to the peer.
+/// 1,000 frames may wait for each of 20 members, 4,000 in all.
 #[test]
-fn goodbye_can_be_opened_behind_frames_of_the_same_turn() {
+fn many_slow_readers_leave_room_for_others() {
     let mut bench = Bench::new(1);
     let mut a = bench.member(1, 0);
-    let mut b = bench.member(2, 0);
-    b.send(&broadcast(0xb));
-    bench.turn();
-    b.received();
-    for n in 0..3 {
-        a.send(&frame(0xb, 0xa, &[n; 1400]));
+    let mut c = bench.member(2, 0);
+    let login = Login { queue_depth: 1000, ..Login::default() };
+    let slow: Vec<Member> = (3..23).map(|n| bench.member_with(n, 0, &login)).collect();
+    slow.iter().for_each(|member| member.peer.set_window(0));
+    for _ in 0..400 {
+        a.send(&broadcast(0xa));
+        bench.turn();
+        c.received();
     }
-    bench.commands[0].send(Command::End(SessionId(2), CloseReason::Kicked)).unwrap();
+    assert!(bench.drops(DropReason::EgressPoolEmpty) > 0);
+    c.peer.set_window(0);
+    for _ in 0..60 {
+        a.send(&broadcast(0xa));
+        bench.turn();
+    }
+    c.peer.set_window(usize::MAX);
     bench.turn();
-    assert_eq!(b.close_reason(), Some(CloseReason::PeerCloseNotify));
-    assert_eq!(b.frames.0.len(), 3);
-    assert!(b.peer.saw_fin());
+    assert_eq!(c.received().len(), 60, "a burst still finds room");
+}
+
+#[test]
+fn a_session_without_room_for_its_connection_ends() {
+    let mut bench = Bench::new(1);
+    let members = u64::try_from(CONNS_MAX).unwrap();
+    let _members: Vec<Member> = (0..members).map(|n| bench.member(n, 0)).collect();
+    bench.reports.try_iter().for_each(drop);
+    let mut late = bench.member(members, 0);
+    assert_eq!(late.close_reason(), Some(CloseReason::PeerCloseNotify));
+    assert_eq!(bench.ended(), [(members, CloseReason::NoRoom)]);
 }
 
 #[test]
 fn key_updates_find_room_behind_any_number_of_frames() {
     let mut bench = Bench::new(1);
     let mut a = bench.member(1, 0);
-    let mut b = bench.member_with(2, 0, |layer| layer.set_rekey_after(1), 4096);
+    let login = Login { prepare: |layer| layer.set_rekey_after(1), queue_depth: 4096, ..Login::default() };
+    let mut b = bench.member_with(2, 0, &login);
     b.send(&broadcast(0xb));
     bench.turn();
     a.received();

@@ -5,13 +5,13 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use hublane::ids::ConnKey;
 use hublane::metrics::drops::DropReason;
 use hublane::tick::Tick;
 use hublane::tls::layer::RecordLayer;
 use hublane::tunnel::conn::Conn;
 use hublane::tunnel::link::{Due, FrameSink, Link, LinkSettings, Pools, Pushed, Scratch, Way};
 use hublane::worker::io::{Completion, StreamIo, Wait};
-use hublane::ids::ConnKey;
 use serde::Serialize;
 
 /// One TCP connection of a member, logged in.

@@ -96,6 +96,11 @@ impl Counters {
         self.drops[reason.index()].add(1);
     }
 
+    /// Counts `n` frames dropped for `reason`.
+    pub fn drop_frames(&self, reason: DropReason, n: u64) {
+        self.drops[reason.index()].add(n);
+    }
+
     /// Counts one connection or session closed for `reason`.
     pub fn close(&self, reason: CloseReason) {
         self.closes[reason.index()].add(1);

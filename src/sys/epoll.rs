@@ -21,9 +21,9 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::socket::{end_our_direction, set_close_mode};
 use super::waker::Waker;
+use crate::ids::ConnKey;
 use crate::tunnel::buffer::SendBuf;
 use crate::worker::io::{CloseHow, Completion, RecvBuf, StreamIo, Wait};
-use crate::ids::ConnKey;
 
 /// Sizes of a worker's epoll back end.
 #[derive(Clone, Copy, Debug)]

@@ -23,9 +23,9 @@ use super::features::UringFeatures;
 use super::ring::{Cqe, Ring};
 use super::socket::{end_our_direction, set_close_mode};
 use super::waker::Waker;
+use crate::ids::ConnKey;
 use crate::tunnel::buffer::SendBuf;
 use crate::worker::io::{CloseHow, Completion, RecvBuf, StreamIo, Wait};
-use crate::ids::ConnKey;
 
 /// Sizes of a worker's ring.
 #[derive(Clone, Copy, Debug)]

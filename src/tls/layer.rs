@@ -75,7 +75,7 @@ pub(super) struct Flags {
 /// same things by 32. Each record of data that we send allows one more, as a peer that only listens
 /// may ask for our next key, and answers to our own key updates are free. So nobody is cut off for
 /// renewing keys, however often, while there is traffic in either direction.
-const QUIET_RECORDS_MAX: u8 = 32;
+pub(super) const QUIET_RECORDS_MAX: u8 = 32;
 
 /// Explicit part of the nonce in TLS 1.2 records with AES-GCM (RFC 5288 §3).
 const EXPLICIT_NONCE_BYTES: usize = 8;

@@ -467,6 +467,16 @@ fn saved_and_restored_in_the_middle_of_a_ticket() {
 }
 
 #[test]
+fn a_saved_count_of_quiet_records_above_its_limit_is_refused() {
+    let (mut server, _) = pair(Suite::Tls13Aes128GcmSha256);
+    for (quiet, accepted) in [(0, true), (QUIET_RECORDS_MAX, true), (QUIET_RECORDS_MAX + 1, false), (255, false)] {
+        server.quiet = quiet;
+        let restored = RecordLayer::from_bytes(&server.to_bytes(), AeadBackend::AwsLc);
+        assert_eq!(restored.is_ok(), accepted, "{quiet}");
+    }
+}
+
+#[test]
 fn saved_and_restored_tls12() {
     for (suite, backend) in of(Version::Tls12).flat_map(|suite| BACKENDS.map(|backend| (suite, backend))) {
         let (mut server, mut client) = pair(suite);

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::aead::{AeadBackend, NONCE_BYTES};
 use super::keys::{Direction, SECRET_BYTES_MAX, Secret, Suite, Version};
-use super::layer::{Flags, RecordLayer, Role};
+use super::layer::{Flags, QUIET_RECORDS_MAX, RecordLayer, Role};
 use super::post::Reassembly;
 
 /// Changes with the layout.
@@ -81,6 +81,9 @@ impl RecordLayer {
         let code = u16::from_be_bytes(reader.take()?);
         let suite = Suite::from_code(code).ok_or(RestoreError::Suite(code))?;
         let [flags, quiet] = reader.take()?;
+        if quiet > QUIET_RECORDS_MAX {
+            return Err(RestoreError::Inconsistent);
+        }
         let flags = Flags::from_byte(flags).ok_or(RestoreError::Inconsistent)?;
         let post = reader.reassembly()?;
         let rekey_after = u64::from_be_bytes(reader.take()?);

@@ -6,7 +6,7 @@
 
 use zeroize::Zeroizing;
 
-use super::deframe::{Block, Deframer};
+use super::deframe::{Block, BlockPool, Deframer};
 use crate::metrics::closes::CloseReason;
 use crate::tls::aead::AeadBackend;
 use crate::tls::layer::{Opened, RecordLayer};
@@ -23,10 +23,11 @@ pub struct Conn {
     pub unsent: Vec<u8>,
 }
 
-/// Buffers for incomplete records, shared by the connections of a worker.
+/// Buffers for incomplete records and blocks, shared by the connections of a worker.
 #[derive(Debug, Default)]
 pub struct CarryPool {
     free: Vec<Vec<u8>>,
+    blocks: BlockPool,
 }
 
 impl CarryPool {
@@ -100,7 +101,7 @@ impl Conn {
                 }
             };
             match whole {
-                Some(Opened::Data(len)) => self.deframer.push(&arena[..len], &mut each)?,
+                Some(Opened::Data(len)) => self.deframer.push_with(&arena[..len], &mut carries.blocks, &mut each)?,
                 Some(Opened::CloseNotify) => return Err(CloseReason::PeerCloseNotify),
                 Some(Opened::Nothing) => {}
                 None => continue,
@@ -145,9 +146,15 @@ impl Conn {
         let deframer = Deframer::from_bytes(part()?)?;
         let carry = part()?.to_vec();
         let unsent = part()?.to_vec();
-        (carry.len() <= RECORD_BYTES_MAX).then_some(Self { layer, deframer, carry, unsent })
+        // A record that is whole, or more than one, would be waited for for ever.
+        let carry_waits = carry.is_empty() || record_len(&carry).ok()?.is_none_or(|len| carry.len() < len);
+        (carry_waits && bytes.is_empty()).then_some(Self { layer, deframer, carry, unsent })
     }
 }
 
 /// TLS record header: type, version, length.
 const HEADER_BYTES: usize = 5;
+
+#[cfg(test)]
+#[path = "conn_tests.rs"]
+mod tests;

@@ -55,6 +55,29 @@ pub struct Deframer {
     carry: Vec<u8>,
 }
 
+/// Buffers for blocks that are cut, shared by the connections of a worker.
+#[derive(Debug, Default)]
+pub struct BlockPool {
+    free: Vec<Vec<u8>>,
+}
+
+impl BlockPool {
+    /// Buffers kept for re-use; those above are freed, so that a burst leaves nothing behind.
+    const KEPT: usize = 64;
+
+    /// An empty buffer. One size for all, so that each fits any block.
+    fn take(&mut self) -> Vec<u8> {
+        self.free.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES_MAX))
+    }
+
+    fn give(&mut self, mut buf: Vec<u8>) {
+        if self.free.len() < Self::KEPT {
+            buf.clear();
+            self.free.push(buf);
+        }
+    }
+}
+
 impl Default for Deframer {
     fn default() -> Self {
         Self::new()
@@ -67,14 +90,27 @@ impl Deframer {
         Self { stage: Stage::Count, blocks_left: 0, word: [0; 4], word_bytes: 0, carry: Vec::new() }
     }
 
+    /// As [`Self::push_with`], for calls too rare for a pool.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push(&mut self, plain: &[u8], each: impl FnMut(Block<'_>)) -> Result<(), CloseReason> {
+        self.push_with(plain, &mut BlockPool::default(), each)
+    }
+
     /// Reads all of `plain` and calls `each` for every block that is complete with it. Blocks of
-    /// size zero are left out.
+    /// size zero are left out. The buffer for a block that is cut comes from `pool` and goes back to it.
     ///
     /// # Errors
     /// [`CloseReason::BlockTooLong`] or [`CloseReason::KeepAliveTooLong`]; the stream cannot be read
     /// any further and the connection has to be closed.
     #[inline]
-    pub fn push(&mut self, plain: &[u8], mut each: impl FnMut(Block<'_>)) -> Result<(), CloseReason> {
+    pub fn push_with(
+        &mut self,
+        plain: &[u8],
+        pool: &mut BlockPool,
+        mut each: impl FnMut(Block<'_>),
+    ) -> Result<(), CloseReason> {
         let mut rest = plain;
         while !rest.is_empty() {
             match self.stage {
@@ -85,7 +121,7 @@ impl Deframer {
                         self.size(&mut rest)?;
                     }
                 }
-                Stage::Block { size } => self.cut_block(size, &mut rest, &mut each),
+                Stage::Block { size } => self.cut_block(size, &mut rest, pool, &mut each),
                 Stage::KeepAliveSize => self.keep_alive_size(&mut rest, &mut each)?,
                 Stage::Padding { left } => self.padding(left, &mut rest, &mut each),
             }
@@ -93,7 +129,7 @@ impl Deframer {
         // The buffer goes as soon as no block is incomplete, so that a connection that falls silent
         // here does not keep it.
         if self.carry.is_empty() && self.carry.capacity() > 0 {
-            self.carry = Vec::new();
+            pool.give(std::mem::take(&mut self.carry));
         }
         Ok(())
     }
@@ -143,7 +179,7 @@ impl Deframer {
         Ok(())
     }
 
-    fn cut_block(&mut self, size: usize, rest: &mut &[u8], each: &mut impl FnMut(Block<'_>)) {
+    fn cut_block(&mut self, size: usize, rest: &mut &[u8], pool: &mut BlockPool, each: &mut impl FnMut(Block<'_>)) {
         if self.carry.is_empty()
             && let Some((block, after)) = rest.split_at_checked(size)
         {
@@ -152,8 +188,7 @@ impl Deframer {
             return self.block_done();
         }
         if self.carry.capacity() == 0 {
-            // One size for all, so that the allocator serves it from one class.
-            self.carry.reserve_exact(BLOCK_BYTES_MAX);
+            self.carry = pool.take();
         }
         let missing = size - self.carry.len();
         let (now, later) = rest.split_at(missing.min(rest.len()));
@@ -268,7 +303,7 @@ impl Deframer {
         }
         let mut deframer = Self { stage, blocks_left, word, word_bytes, carry: Vec::new() };
         if !carry.is_empty() {
-            deframer.carry.reserve_exact(BLOCK_BYTES_MAX);
+            deframer.carry = BlockPool::default().take();
             deframer.carry.extend_from_slice(carry);
         }
         Some(deframer)

@@ -209,6 +209,11 @@ impl Outgoing {
         Ok(Some(flushed))
     }
 
+    /// Frames in what was built.
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
     /// Gives up what was built.
     pub fn abandon(&mut self) -> Option<SendBuf> {
         self.open = None;

@@ -17,13 +17,13 @@ use super::conn::{CarryPool, Conn};
 use super::deframe::Block;
 use super::egress::{BLOCK_BYTES_MAX, Outgoing};
 use super::queue::{Band, Fifo, FramePool, Scheduler};
+use crate::ids::ConnKey;
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::tls::record::RECORD_BYTES_MAX;
 use crate::wire::ethernet::{FRAME_BYTES_MAX, HEADER_BYTES};
 use crate::wire::flow::flow_hash;
-use crate::ids::ConnKey;
 
 /// What the caller lends to its links for sending.
 pub struct Pools {
@@ -230,15 +230,12 @@ impl<S: Scheduler> Link<S> {
     }
 
     /// Removes a connection and gives it back. Its waiting frames move to the connections that are left, which
-    /// must then be flushed; with the last one that may send they are dropped.
+    /// must then be flushed; with the last one that may send they are lost. So is what stands in records that
+    /// were built but not flushed.
     pub fn detach(&mut self, key: ConnKey, now: Tick, pools: &mut Pools) -> Option<Detached> {
         let at = self.conns.iter().position(|c| c.key == key)?;
         let mut gone = self.conns.remove(at);
-        // Sealed records have used their numbers: the peer cannot open a close_notify without them.
-        let unsent = match gone.out.seal(&mut gone.conn.layer) {
-            Ok(sealed) => sealed.map(|sealed| sealed.buf),
-            Err(_) => None,
-        };
+        let mut lost = gone.out.frames();
         if let Some(buf) = gone.out.abandon() {
             pools.sends.give(buf);
         }
@@ -250,11 +247,12 @@ impl<S: Scheduler> Link<S> {
                 None => {
                     pools.frames.release(cell);
                     self.queued -= 1;
-                    self.carried.dropped_out += 1;
+                    lost += 1;
                 }
             }
         }
-        Some(Detached { conn: gone.conn, unsent })
+        self.carried.dropped_out += lost;
+        Some(Detached { conn: gone.conn, lost })
     }
 
     /// Takes ciphertext of connection `key`; gives `sink` every frame of 14 to 1600 bytes, and the reason
@@ -447,8 +445,9 @@ impl<S: Scheduler> Link<S> {
         self.conns.iter().any(|c| c.key == key && c.in_flight)
     }
 
-    /// The connection for a flow, by rendezvous hashing: a flow keeps its connection for as long as that
-    /// lives, so its frames stay in order, whatever other connections come and go.
+    /// The connection for a flow, by rendezvous hashing: frames of a flow go one way and so stay in order. The
+    /// end of a connection moves its own flows only; a new one takes its share from all, and only then, once,
+    /// can a frame overtake one that still waits for the connection that the flow has left.
     fn choose(&self, hash: u32) -> Option<usize> {
         let weight = |salt: u32| {
             (hash ^ salt).wrapping_mul(0x9e37_79b1) ^ (hash ^ salt).rotate_left(15).wrapping_mul(0x85eb_ca6b)
@@ -462,8 +461,8 @@ impl<S: Scheduler> Link<S> {
 pub struct Detached {
     /// Keys, to say goodbye with.
     pub conn: Box<Conn>,
-    /// Records that were sealed but not sent; whatever else is sealed has to follow them.
-    pub unsent: Option<SendBuf>,
+    /// Frames that are lost with it.
+    pub lost: u64,
 }
 
 /// What [`Link::receive`] found.
@@ -550,3 +549,7 @@ fn step(state: &mut u64) -> u64 {
     *state ^= *state << 17;
     *state
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -12,13 +12,15 @@
 use std::time::Duration;
 
 use super::Worker;
+use super::egress::Fabric;
 use super::io::{CloseHow, StreamIo};
 use super::seeds::{ConnSeed, Report};
-use super::slots::{Closing, ConnState, Phase};
+use super::slots::{Closing, ConnState, Phase, Port};
 use super::timers::Timer;
 use crate::ids::{ConnKey, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
-use crate::tunnel::link::Detached;
+use crate::metrics::drops::DropReason;
+use crate::tunnel::link::{Detached, Scratch};
 
 /// How long a closing connection may take.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -27,35 +29,38 @@ impl<Io: StreamIo> Worker<Io> {
     /// Takes a connection off its session and closes it; the session stays.
     pub(super) fn close_conn(&mut self, key: ConnKey, reason: CloseReason) {
         let Some(id) = self.conns.live_port(key) else { return };
-        let Some(port) = self.fabric.ports.get_mut(id) else { return };
-        let mut in_flight = port.link.in_flight(key);
-        let (conn, unsent) = match port.link.detach(key, self.now, &mut self.fabric.pools) {
-            Some(Detached { conn, unsent }) => (Some(conn), unsent),
-            None => (None, None),
+        let abort = matches!(reason, CloseReason::SocketFailed | CloseReason::Panicked);
+        // Records that this turn has sealed have used their numbers: close_notify can be read only behind them.
+        let flush = |_: &Io, port: &mut Port, _: &mut Scratch, fabric: &mut Fabric, now| {
+            port.link.flush(key, now, &mut fabric.pools)
         };
+        let built = if abort { None } else { self.step(id, flush) };
+        let Some(port) = self.fabric.ports.get_mut(id) else { return };
+        let in_flight = port.link.in_flight(key);
+        let Some(Detached { conn, lost }) = port.link.detach(key, self.now, &mut self.fabric.pools) else { return };
         let rest: Vec<ConnKey> = port.link.keys().collect();
         let session = port.session;
         // Frames that waited for this connection moved to the others.
         self.fabric.dirty.extend(rest);
+        self.fabric.counters.drop_frames(DropReason::EgressConnectionLost, lost);
         self.fabric.counters.close(reason);
         self.stamp += 1;
         let Some(state) = self.conns.get_mut(key) else { return };
         (self.reports)(Report::ConnClosed { session, conn: state.id, peer: state.peer, reason, at: self.now });
-        let abort = matches!(reason, CloseReason::SocketFailed | CloseReason::Panicked);
-        match unsent {
-            // Only while nothing is in flight are records built.
-            Some(buf) if !abort && !in_flight => {
-                in_flight = true;
-                self.io.send(key, buf);
-            }
-            Some(buf) => self.fabric.pools.sends.give(buf),
-            None => {}
-        }
-        state.phase =
-            Phase::Closing(Closing { conn, in_flight, eof: reason == CloseReason::PeerEof, stamp: self.stamp, reason });
+        state.phase = Phase::Closing(Closing {
+            conn: Some(conn),
+            in_flight,
+            eof: reason == CloseReason::PeerEof,
+            stamp: self.stamp,
+            reason,
+        });
         if abort {
             self.drop_socket(key, CloseHow::Abort);
             return;
+        }
+        // Where nothing can be sealed any more there is no close_notify either.
+        if let Some(Ok(Some(flushed))) = built {
+            self.send(key, flushed);
         }
         self.timers.set(self.now + DRAIN, Timer::Closing { key, stamp: self.stamp });
         if !in_flight {

@@ -3,6 +3,7 @@
 //! flush copies it once more. Nothing is sent here: `dirty` names the connections to flush at the end of the turn.
 #![forbid(unsafe_code)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Fabric {
     pub counters: Arc<Counters>,
     /// Connections to flush before the turn ends. May name some twice, and some that are gone.
     pub dirty: Vec<ConnKey>,
+    /// Ports in whose delivery a defect showed; the worker ends their sessions within the turn.
+    pub broken: Vec<PortId>,
     /// Ports of a flood, kept for its capacity.
     fan: Vec<PortId>,
 }
@@ -65,6 +68,7 @@ impl Fabric {
             outbox,
             counters,
             dirty: Vec::new(),
+            broken: Vec::new(),
             fan: Vec::new(),
         };
         fabric.configure(hubs);
@@ -106,9 +110,18 @@ impl Fabric {
         self.seats.get(usize::from(port.hub.0)).map_or(0, |seat| seat.shared.macs(port.id))
     }
 
-    /// Gives `frame` to the member behind `to`, a port of this worker.
+    /// Gives `frame` to the member behind `to`, a port of this worker. A panic in it costs the session behind
+    /// `to` alone: whoever sent the frame, here or on another worker, goes on.
     #[inline]
     pub fn deliver(&mut self, hub: HubId, to: PortId, meta: FrameMeta, frame: Frame<'_>, now: Tick) {
+        let done = catch_unwind(AssertUnwindSafe(|| self.place(hub, to, meta, frame, now)));
+        if done.is_err() && !self.broken.contains(&to) {
+            self.broken.push(to);
+        }
+    }
+
+    #[inline]
+    fn place(&mut self, hub: HubId, to: PortId, meta: FrameMeta, frame: Frame<'_>, now: Tick) {
         let Some(seat) = self.seats.get_mut(usize::from(hub.0)) else { return };
         let Some(port) = self.ports.get_mut(to) else { return self.counters.drop_frame(DropReason::EgressPortGone) };
         let mut edited;

@@ -26,7 +26,7 @@ use crate::ids::{ConnKey, PortId};
 use crate::metrics::closes::CloseReason;
 use crate::tick::Tick;
 use crate::tunnel::buffer::SendBuf;
-use crate::tunnel::link::{Due, Scratch};
+use crate::tunnel::link::{Due, Flushed, Scratch};
 
 /// Distance of two housekeeping runs, each of which ages a part of the FDB: short enough for small parts, long
 /// enough that an idle worker hardly wakes.
@@ -54,6 +54,7 @@ impl<Io: StreamIo> Worker<Io> {
         self.exchange();
         self.obey();
         self.expire();
+        self.end_broken();
         self.flush();
         Ok(())
     }
@@ -123,10 +124,21 @@ impl<Io: StreamIo> Worker<Io> {
         let done = catch_unwind(AssertUnwindSafe(|| step(io, &mut port, scratch, fabric, *now)));
         self.fabric.ports.put_back(port);
         if done.is_err() {
-            tracing::error!(port = %id, "a defect of this server ended a session; please report it");
-            self.end_port(id, CloseReason::Panicked);
+            self.end_defective(id);
         }
         done.ok()
+    }
+
+    /// Ends the sessions that could not take a frame because of a defect.
+    fn end_broken(&mut self) {
+        while let Some(id) = self.fabric.broken.pop() {
+            self.end_defective(id);
+        }
+    }
+
+    fn end_defective(&mut self, id: PortId) {
+        tracing::error!(port = %id, "a defect of this server ended a session; please report it");
+        self.end_port(id, CloseReason::Panicked);
     }
 
     fn sent(&mut self, key: ConnKey, buf: SendBuf, result: Result<(), io::ErrorKind>) {
@@ -213,16 +225,18 @@ impl<Io: StreamIo> Worker<Io> {
     fn flush_conn(&mut self, key: ConnKey) {
         let Some(id) = self.conns.live_port(key) else { return };
         match self.step(id, |_, port, _, fabric, now| port.link.flush(key, now, &mut fabric.pools)) {
-            Some(Ok(Some(flushed))) => {
-                let counters = &self.fabric.counters;
-                counters.records_out.add(flushed.records);
-                counters.key_updates.add(flushed.key_updates);
-                counters.frames_out.add(flushed.frames);
-                counters.bytes_out.add(flushed.bytes);
-                self.io.send(key, flushed.buf);
-            }
+            Some(Ok(Some(flushed))) => self.send(key, flushed),
             Some(Ok(None)) | None => {}
             Some(Err(reason)) => self.close_conn(key, reason),
         }
+    }
+
+    pub(super) fn send(&mut self, key: ConnKey, flushed: Flushed) {
+        let counters = &self.fabric.counters;
+        counters.records_out.add(flushed.records);
+        counters.key_updates.add(flushed.key_updates);
+        counters.frames_out.add(flushed.frames);
+        counters.bytes_out.add(flushed.bytes);
+        self.io.send(key, flushed.buf);
     }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use self::rigs::{Found, Peer, Rig};
 use super::waker::Waker;
+use crate::ids::ConnKey;
 use crate::tunnel::buffer::SendBuf;
 use crate::worker::io::{CloseHow, Completion, RecvBuf, StreamIo, Wait};
-use crate::ids::ConnKey;
 
 mod rigs;
 

@@ -1,0 +1,209 @@
+//! Frames on their way through a worker allocate nothing.
+//!
+//! Measured are whole turns of all workers: everything from the bytes that the back end lends to the buffer that it
+//! is given for sending, the mailboxes between workers included. Not measured is what the back end in memory does
+//! itself, nor timers, which run twice a second, nor logins. Each path runs for a while first, until tables and
+//! pools have the size that the traffic needs.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod common;
+
+use std::io;
+use std::time::Duration;
+
+use allocation_counter::{measure, opt_out};
+use common::{Bench, Login, Member, broadcast, frame};
+use hublane::ids::ConnKey;
+use hublane::tls::aead::AeadBackend;
+use hublane::tls::keys::Suite;
+use hublane::tunnel::buffer::SendBuf;
+use hublane::worker::io::{CloseHow, Completion, RecvBuf, StreamIo, Wait};
+use hublane::worker::mem::{MemIo, MemSocket};
+
+/// A back end whose own allocations do not count.
+struct Aside(MemIo);
+
+fn aside<R>(work: impl FnOnce() -> R) -> R {
+    let mut done = None;
+    opt_out(|| done = Some(work()));
+    done.unwrap()
+}
+
+impl StreamIo for Aside {
+    type Socket = MemSocket;
+
+    fn open(&mut self, key: ConnKey, socket: MemSocket) -> io::Result<()> {
+        aside(|| self.0.open(key, socket))
+    }
+
+    fn send(&mut self, key: ConnKey, buf: SendBuf) {
+        aside(|| self.0.send(key, buf));
+    }
+
+    fn shutdown_write(&mut self, key: ConnKey) {
+        aside(|| self.0.shutdown_write(key));
+    }
+
+    fn close(&mut self, key: ConnKey, how: CloseHow) {
+        aside(|| self.0.close(key, how));
+    }
+
+    fn turn(&mut self, wait: Wait) -> io::Result<()> {
+        aside(|| self.0.turn(wait))
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        aside(|| self.0.next())
+    }
+
+    fn bytes(&self, buf: &RecvBuf) -> &[u8] {
+        aside(|| self.0.bytes(buf))
+    }
+
+    fn recycle(&mut self, buf: RecvBuf) {
+        aside(|| self.0.recycle(buf));
+    }
+}
+
+/// Members A, B and C; A on the last worker, the others on the first.
+struct Path {
+    bench: Bench<Aside>,
+    a: Member,
+    b: Member,
+    c: Member,
+}
+
+const ROUNDS: u32 = 60;
+
+impl Path {
+    fn new(workers: usize, login: &Login) -> Self {
+        let mut bench = Bench::with(workers, Aside);
+        let mut a = bench.member_with(1, workers - 1, login);
+        let [mut b, mut c] = [2, 3].map(|number| bench.member_with(number, 0, login));
+        for (member, src) in [(&mut a, 0xa), (&mut b, 0xb), (&mut c, 0xc)] {
+            member.send(&broadcast(src));
+        }
+        bench.turn();
+        for member in [&mut a, &mut b, &mut c] {
+            member.received();
+        }
+        Self { bench, a, b, c }
+    }
+
+    /// Allocations of the workers' turns in rounds of `traffic`, which are measured after as many that are not.
+    /// Asserts that each round brings B and C together `frames` frames.
+    fn allocations(mut self, frames: usize, mut traffic: impl FnMut(&mut Self)) -> u64 {
+        let mut allocations = 0;
+        for round in 0..2 * ROUNDS {
+            traffic(&mut self);
+            let measured = measure(|| self.bench.turn());
+            let received = self.b.received().len() + self.c.received().len();
+            assert_eq!(received, frames, "round {round}");
+            if round >= ROUNDS {
+                allocations += measured.count_total;
+            }
+            self.bench.now = self.bench.now + Duration::from_millis(1);
+        }
+        allocations
+    }
+}
+
+/// A sends B a frame of each of several lengths.
+fn some_frames(path: &mut Path) {
+    for len in LENS {
+        path.a.send(&frame(0xb, 0xa, &vec![7; len]));
+    }
+}
+
+const LENS: [usize; 6] = [0, 46, 46, 500, 1_500, 1_500];
+
+#[test]
+fn the_count_sees_allocations() {
+    assert_eq!(measure(|| drop(std::hint::black_box(vec![1; 10]))).count_total, 1);
+    assert_eq!(measure(|| aside(|| drop(std::hint::black_box(vec![1; 10])))).count_total, 0);
+    let logins = measure(|| drop(Path::new(1, &Login::default()))).count_total;
+    assert!(logins > 100, "{logins}");
+}
+
+#[test]
+fn from_member_to_member() {
+    for suite in Suite::ALL {
+        for backend in [AeadBackend::AwsLc, AeadBackend::RustCrypto] {
+            let path = Path::new(1, &Login { suite, backend, ..Login::default() });
+            assert_eq!(path.allocations(LENS.len(), some_frames), 0, "{suite:?} {backend:?}");
+        }
+    }
+}
+
+#[test]
+fn over_the_mailbox() {
+    let path = Path::new(2, &Login::default());
+    assert_eq!(path.allocations(LENS.len(), some_frames), 0);
+}
+
+#[test]
+fn compressed() {
+    let path = Path::new(2, &Login { compress: true, ..Login::default() });
+    assert_eq!(path.allocations(LENS.len(), some_frames), 0);
+}
+
+#[test]
+fn flooded() {
+    for workers in [1, 2] {
+        let path = Path::new(workers, &Login::default());
+        let allocations = path.allocations(2 * 5, |path| (0..5).for_each(|_| path.a.send(&broadcast(0xa))));
+        assert_eq!(allocations, 0, "{workers} workers");
+    }
+}
+
+#[test]
+fn records_cut_between_reads() {
+    let path = Path::new(1, &Login::default());
+    let allocations = path.allocations(LENS.len(), |path| {
+        path.a.peer.script_reads([3, 700]);
+        some_frames(path);
+    });
+    assert_eq!(allocations, 0);
+}
+
+#[test]
+fn by_way_of_the_queue() {
+    let path = Path::new(1, &Login::default());
+    let allocations = path.allocations(1 + LENS.len(), |path| {
+        path.b.peer.set_window(0);
+        path.a.send(&frame(0xb, 0xa, b"in flight"));
+        path.bench.turn();
+        some_frames(path);
+        path.bench.turn();
+        path.b.peer.set_window(usize::MAX);
+    });
+    assert_eq!(allocations, 0);
+}
+
+#[test]
+fn dropped_because_the_queue_is_full() {
+    let path = Path::new(1, &Login { queue_depth: 2, ..Login::default() });
+    let allocations = path.allocations(0, |path| {
+        path.b.peer.set_window(0);
+        some_frames(path);
+    });
+    assert_eq!(allocations, 0);
+}
+
+/// Stock senders cut their stream into records wherever 16 KiB end.
+#[test]
+fn blocks_cut_between_records() {
+    let path = Path::new(1, &Login::default());
+    let allocations = path.allocations(5, |path| {
+        let mut stream = Vec::new();
+        for n in 0..5 {
+            let frame = frame(0xb, 0xa, &[n; 1_400]);
+            stream.extend(1u32.to_be_bytes());
+            stream.extend(u32::try_from(frame.len()).unwrap().to_be_bytes());
+            stream.extend(frame);
+        }
+        path.a.send_stream(&stream, 1_000);
+    });
+    assert_eq!(allocations, 0);
+}
