@@ -218,6 +218,8 @@ fn stopping_waits_a_second_for_slow_peers_and_no_longer() {
     bench.command(0, Command::Open(session, conn));
     bench.turn();
     assert_eq!(late.close_reason(), Some(CloseReason::PeerCloseNotify), "nobody is let in any more");
+    bench.command(0, Command::Leave);
+    bench.turn();
     assert!(!bench.workers.iter().all(Worker::is_stopped));
     bench.wait(SECOND + STEP);
     assert!(bench.workers.iter().all(Worker::is_stopped));
