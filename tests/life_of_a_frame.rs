@@ -21,7 +21,7 @@ use hublane::tls::aead::AeadBackend;
 use hublane::tls::keys::Suite;
 use hublane::tls::layer::{RecordLayer, connected_pair};
 use hublane::tunnel::conn::Conn;
-use hublane::tunnel::link::{FrameSink, Link, LinkSettings, Pools, Pushed, Scratch, Way};
+use hublane::tunnel::link::{Due, FrameSink, Link, LinkSettings, Pools, Pushed, Scratch, Way};
 use hublane::worker::exchange::mesh;
 use hublane::worker::io::{ConnKey, Wait};
 use hublane::worker::mem::{MemIo, MemPeer, MemSocket, pipe};
@@ -289,6 +289,34 @@ fn many_slow_readers_leave_room_for_others() {
     c.peer.set_window(usize::MAX);
     bench.turn();
     assert_eq!(c.received().len(), 60, "a burst still finds room");
+}
+
+/// A half-duplex session hears nothing on its connections to the client, so silence says nothing there.
+#[test]
+fn a_one_way_connection_that_takes_nothing_is_closed() {
+    let now = Tick::from_ms(1_000);
+    let settings = LinkSettings { timeout: Duration::from_secs(20), compress: false, queue_depth: 9, seed: 1 };
+    let (mut pools, mut scratch) = (Pools::new(9), Scratch::default());
+    let mut link: Link = Link::new(settings, now);
+    let (from_client, to_client) = (ConnKey(0), ConnKey(1));
+    for (key, send) in [(from_client, false), (to_client, true)] {
+        let (server, _) = connected_pair(Suite::Tls13Aes128GcmSha256, AeadBackend::AwsLc);
+        link.attach(key, Box::new(Conn::new(server)), Way { send, receive: !send }, now);
+    }
+    let mut due = Vec::new();
+    let mut poll = |link: &mut Link, pools: &mut Pools, secs: u64| {
+        let now = now + Duration::from_secs(secs);
+        link.receive(from_client, &[], now, &mut scratch, &mut Frames::default()).unwrap();
+        due.clear();
+        link.poll(now, pools, &mut due);
+        due.iter().filter(|due| matches!(due, Due::Close(..))).copied().collect::<Vec<_>>()
+    };
+    assert_eq!(poll(&mut link, &mut pools, 30), [], "it may be silent for any time");
+    link.push(&broadcast(1), now, &mut pools);
+    let at = now + Duration::from_secs(30);
+    assert!(link.flush(to_client, at, &mut pools).unwrap().is_some());
+    assert_eq!(poll(&mut link, &mut pools, 49), []);
+    assert_eq!(poll(&mut link, &mut pools, 50), [Due::Close(to_client, CloseReason::Timeout)]);
 }
 
 #[test]
