@@ -501,3 +501,19 @@ pub const STOP_GRACE: Duration = Duration::from_millis(300);
 
 /// How long an authenticator may take; the login as a whole has its own deadline.
 const AUTHENTICATION_MAX: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_login_dropped_at_an_await_is_undone_and_a_finished_one_is_not() {
+        let undone = Cell::new(0);
+        drop(Undo::new(|| undone.set(undone.get() + 1)));
+        assert_eq!(undone.get(), 1);
+        Undo::new(|| undone.set(undone.get() + 1)).forget();
+        assert_eq!(undone.get(), 1);
+    }
+}

@@ -200,6 +200,8 @@ struct LinkConn<S> {
     queue: S,
     in_flight: bool,
     heard: Tick,
+    /// When the send in flight was handed over.
+    sent_at: Tick,
     keep_alive_at: Tick,
     /// Tells flows apart between connections; stays with the connection while others come and go.
     salt: u32,
@@ -224,6 +226,7 @@ impl<S: Scheduler> Link<S> {
             queue: S::default(),
             in_flight: false,
             heard: now,
+            sent_at: now,
             keep_alive_at: now,
             salt: u32::try_from(high).expect("32 bits are left"),
         });
@@ -364,6 +367,7 @@ impl<S: Scheduler> Link<S> {
         self.carried.frames_out += sealed.frames;
         self.carried.bytes_out += sealed.bytes;
         conn.in_flight = true;
+        conn.sent_at = now;
         conn.keep_alive_at = now + keep_alive_interval(self.settings.timeout, step(&mut self.random));
         Ok(Some(sealed))
     }
@@ -395,6 +399,14 @@ impl<S: Scheduler> Link<S> {
             }
             if conn.way.receive {
                 let dead_at = conn.heard + timeout;
+                if now >= dead_at {
+                    due.push(Due::Close(conn.key, CloseReason::Timeout));
+                    continue;
+                }
+                next = next.min(dead_at);
+            } else if conn.in_flight {
+                // The peer is silent here by agreement. That it takes nothing is all that can show its end.
+                let dead_at = conn.sent_at + timeout;
                 if now >= dead_at {
                     due.push(Due::Close(conn.key, CloseReason::Timeout));
                     continue;

@@ -486,3 +486,22 @@ proptest! {
 
 #[path = "link_record_tests.rs"]
 mod records;
+
+/// A half-duplex session hears nothing on its connections to the client, so silence says nothing there.
+#[test]
+fn a_one_way_connection_that_takes_nothing_is_closed() {
+    let mut end = End::new(settings());
+    let _from_client = end.attach(0, Way { send: false, receive: true }, NOW);
+    let _to_client = end.attach(1, Way { send: true, receive: false }, NOW);
+    let closes = |end: &mut End, secs: u64| {
+        let now = NOW + Duration::from_secs(secs);
+        end.receive(0, &[], now).unwrap();
+        let (due, _) = end.poll(now);
+        due.into_iter().filter(|due| matches!(due, Due::Close(..))).collect::<Vec<_>>()
+    };
+    assert_eq!(closes(&mut end, 30), [], "it may be silent for any time");
+    end.push(&frame(1, 1, 60));
+    assert!(!end.flush(1, NOW + Duration::from_secs(30)).is_empty());
+    assert_eq!(closes(&mut end, 49), []);
+    assert_eq!(closes(&mut end, 50), [Due::Close(ConnKey(1), CloseReason::Timeout)]);
+}
