@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io;
 
 use common::{Bench, Login, Member, broadcast, frame};
-use hublane::ids::ConnKey;
+use hublane::ids::{ConnKey, SessionId};
 use hublane::metrics::closes::CloseReason;
 use hublane::tls::aead::AeadBackend;
 use hublane::tls::keys::Suite;
@@ -18,6 +18,7 @@ use hublane::tls::layer::RecordLayer;
 use hublane::tunnel::buffer::SendBuf;
 use hublane::worker::io::{CloseHow, Completion, RecvBuf, StreamIo, Wait};
 use hublane::worker::mem::{MemIo, MemSocket};
+use hublane::worker::seeds::Command;
 
 /// A back end whose `bytes` panics for one connection, once.
 struct Trap {
@@ -191,4 +192,25 @@ fn a_panic_while_delivering_ends_the_receiver_alone() {
 #[test]
 fn a_panic_while_delivering_from_another_worker_ends_the_receiver_alone() {
     a_panic_while_delivering(2);
+}
+
+/// What the turn has built for B cannot be sealed when B is sent away.
+#[test]
+fn a_panic_while_closing_ends_that_session_alone() {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let mut bench = Bench::new(1);
+    let mut a = bench.member(1, 0);
+    let suite = Suite::Tls13ChaCha20Poly1305Sha256;
+    let b = bench.member_with(2, 0, &Login { suite, prepare: cannot_seal, ..Login::default() });
+    let mut c = bench.member(3, 0);
+    a.send(&[&broadcast(0xa)[..], &[1; 1000]].concat());
+    bench.command(0, Command::End(SessionId(2), CloseReason::Kicked));
+    bench.turn();
+    assert_eq!(c.received().len(), 1);
+    assert_eq!(bench.ended(), [(2, CloseReason::Panicked)]);
+    assert!(b.peer.saw_reset());
+    assert_eq!(bench.workers[0].counters().conns.read(), 2);
+    the_rest_goes_on(&mut bench, &mut [&mut a, &mut c]);
 }
