@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::ids::{ConnId, MemberId, PortId, SessionId};
+use crate::ids::{ConnId, MemberId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
@@ -163,13 +163,13 @@ pub enum What {
         /// Why.
         refusal: Refusal,
     },
-    /// One of many frames dropped at a port; the counters have them all.
+    /// Frames that a worker dropped since its last sample; the counters have them all.
     DropSample {
-        /// Where.
-        port: PortId,
+        /// Which worker.
+        worker: usize,
         /// Why.
         reason: DropReason,
-        /// Drops for this reason that this sample stands for, itself among them.
+        /// How many.
         count: u64,
     },
     /// A configuration took effect.

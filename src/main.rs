@@ -8,6 +8,7 @@ use hublane::cli::{Cli, Command, ServeArgs};
 use hublane::commands;
 use hublane::config::Config;
 use hublane::hub::policy::enforced;
+use hublane::server::reload::Origin;
 use hublane::server::{self, Paths};
 use tracing_subscriber::EnvFilter;
 
@@ -36,6 +37,7 @@ fn serve(args: &ServeArgs) -> Result<(), String> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     let config = Config::load(args.config.as_deref(), args.raw(), &enforced()).map_err(|error| error.to_string())?;
     let paths = Paths { state: args.state_dir(), control_socket: args.control_socket() };
-    let done = if args.check { server::check(&config, &paths) } else { server::run(config, &paths) };
+    let origin = Origin { file: args.config.clone(), typed: args.raw() };
+    let done = if args.check { server::check(&config, &paths) } else { server::run(config, origin, &paths) };
     done.map_err(|error| error.to_string())
 }

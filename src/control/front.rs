@@ -25,7 +25,8 @@ use super::sessions::{ClientId, JoinError, Joined, NewSession, Session, SessionK
 use super::state::secrets;
 use super::stream::{MemberStream, StreamError};
 use super::workers::{WorkerHandle, place};
-use crate::config::{Config, Hub, SameMember};
+use crate::config::snapshot::CurrentConfig;
+use crate::config::{Hub, SameMember};
 use crate::event::{Event, Refusal, Stamp, What};
 use crate::hub::policy::{Item, Policy};
 use crate::hub::{HubShared, PortKind};
@@ -45,8 +46,8 @@ use crate::worker::seeds::{Command, ConnSeed, SessionSeed};
 
 /// What every connection needs on its way in.
 pub struct Front {
-    /// What the operator decided.
-    pub config: Arc<Config>,
+    /// What the operator decided, as it is now.
+    pub config: CurrentConfig,
     /// How rustls shakes hands.
     pub tls: Arc<ServerConfig>,
     /// Which AEAD the record layers use.
@@ -54,7 +55,7 @@ pub struct Front {
     /// Who may log in.
     pub authenticator: Box<dyn Authenticator>,
     /// Who is there.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Sessions,
     /// Where frames are carried.
     pub workers: Arc<[WorkerHandle]>,
     /// The hubs themselves.
@@ -102,7 +103,8 @@ impl Front {
         if tcp.set_nodelay(true).is_err() {
             return;
         }
-        let server = &self.config.server;
+        let config = Arc::clone(&self.config.load().config);
+        let server = &config.server;
         let handshake = MemberStream::accept(tcp, &self.tls, self.aead);
         let handshake = timeout(server.handshake_timeout, handshake);
         let Some(handshake) = self.unless_stopping(handshake, STOP_GRACE).await else { return };
@@ -164,7 +166,8 @@ impl Front {
                 Next::Login(request) => return self.log_in(stream, login, *request, peer).await,
                 Next::Additional(request) => return self.join(stream, login, &request, peer).await,
                 Next::EnumHubs => {
-                    let names: Vec<&str> = self.config.hubs.iter().map(|hub| hub.name.as_str()).collect();
+                    let config = Arc::clone(&self.config.load().config);
+                    let names: Vec<&str> = config.hubs.iter().map(|hub| hub.name.as_str()).collect();
                     let answer = login.hubs(&names);
                     stream.send(&answer).await?;
                 }
@@ -218,7 +221,8 @@ impl Front {
 
     /// Hub, secret, policies, limits, in this order; then the session exists.
     async fn decide(&self, request: &LoginRequest, peer: SocketAddr) -> Result<Granted, No> {
-        let (at, hub) = self.config.hub(&request.hub).ok_or((ErrorCode::HubNotFound, Refusal::UnknownHub))?;
+        let config = Arc::clone(&self.config.load().config);
+        let (at, hub) = config.hub(&request.hub).ok_or((ErrorCode::HubNotFound, Refusal::UnknownHub))?;
         let hub_id = HubId(u16::try_from(at).expect("a configuration has at most 4096 hubs"));
         let attempt = Attempt {
             hub: hub.name.as_str().into(),

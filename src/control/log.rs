@@ -112,8 +112,8 @@ impl fmt::Display for Line<'_> {
                 Escaped(user),
                 refusal.label()
             ),
-            What::DropSample { port, reason, count } => {
-                write!(f, "frames dropped port={port} reason={} count={count}", reason.label())
+            What::DropSample { worker, reason, count } => {
+                write!(f, "frames dropped worker={worker} reason={} count={count}", reason.label())
             }
             What::ConfigChanged { epoch, source } => {
                 write!(f, "configuration changed epoch={epoch} source={}", Escaped(source))
@@ -152,7 +152,7 @@ pub const ROOM: usize = 8192;
 mod tests {
     use super::*;
     use crate::event::{Refusal, Stamp};
-    use crate::ids::{ConnId, MemberId, PortId, SessionId};
+    use crate::ids::{ConnId, MemberId, SessionId};
     use crate::metrics::closes::CloseReason;
     use crate::metrics::drops::DropReason;
     use crate::tick::Tick;
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn every_kind_has_a_line() {
         let peer = "[2001:db8::1]:7".parse().unwrap();
-        let (session, conn, port) = (SessionId(1), ConnId(2), PortId::new(0, 3, 4));
+        let (session, conn) = (SessionId(1), ConnId(2));
         let traffic = Traffic { frames_in: 1, bytes_in: 2, frames_out: 3, bytes_out: 4 };
         let name: Arc<str> = "n".into();
         let opened = What::SessionOpened {
@@ -210,8 +210,8 @@ mod tests {
                 "connection closed conn=2 session=1 peer=[2001:db8::1]:7 reason=peer_eof fault=Peer",
             ),
             (
-                What::DropSample { port, reason: DropReason::HubStorm, count: 9 },
-                "frames dropped port=0:3.4 reason=hub_storm count=9",
+                What::DropSample { worker: 1, reason: DropReason::HubStorm, count: 9 },
+                "frames dropped worker=1 reason=hub_storm count=9",
             ),
             (What::ConfigChanged { epoch: 2, source: name }, r#"configuration changed epoch=2 source="n""#),
         ] {

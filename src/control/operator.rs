@@ -18,7 +18,7 @@ use super::front::Front;
 use super::sessions::Session;
 use super::state::accounts::AccountStore;
 use crate::config::Hub;
-use crate::hub::{HubShared, Profile};
+use crate::hub::Profile;
 use crate::ids::{HubId, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
@@ -35,8 +35,6 @@ pub struct Operator {
     pub front: Arc<Front>,
     /// Who was turned away before the handshake.
     pub gate: Arc<Gate>,
-    /// The hubs, by [`HubId`].
-    pub hubs: Arc<[Arc<HubShared>]>,
     /// The accounts.
     pub accounts: Arc<AccountStore>,
     /// What the kernel can do.
@@ -71,15 +69,17 @@ impl Operator {
     /// The answer for a hub that does not exist.
     fn unknown(&self, hub: Option<&str>) -> Option<Answer> {
         let hub = hub?;
-        if self.front.config.hub(hub).is_some() {
+        let config = Arc::clone(&self.front.config.load().config);
+        if config.hub(hub).is_some() {
             return None;
         }
-        let names: Vec<&str> = self.front.config.hubs.iter().map(|hub| hub.name.as_str()).collect();
+        let names: Vec<&str> = config.hubs.iter().map(|hub| hub.name.as_str()).collect();
         Some(Answer::error(format!("no hub is called {hub:?}; there are: {}", names.join(", "))))
     }
 
     fn status(&self) -> StatusView {
         let workers = &self.front.workers;
+        let config = Arc::clone(&self.front.config.load().config);
         let mut counters: BTreeMap<String, u64> = BTreeMap::new();
         for (name, count) in workers.iter().flat_map(|worker| worker.counters.plain()) {
             *counters.entry(name.to_owned()).or_default() += count;
@@ -107,7 +107,7 @@ impl Operator {
                 .map(|(name, _)| name.into())
                 .collect(),
             workers: self.workers(),
-            hubs: self.front.config.hubs.iter().zip(0..).map(|(hub, id)| self.hub(hub, HubId(id))).collect(),
+            hubs: config.hubs.iter().zip(0..).map(|(hub, id)| self.hub(hub, HubId(id))).collect(),
             drops: drops.collect(),
             closes: closes.collect(),
             counters,
@@ -136,7 +136,7 @@ impl Operator {
                 Profile::Public => "public".into(),
             },
             sessions: self.front.sessions.count(id) as u64,
-            macs: self.hubs.get(usize::from(id.0)).map_or(0, |hub| hub.fdb_len() as u64),
+            macs: self.front.hubs.get(usize::from(id.0)).map_or(0, |hub| hub.fdb_len() as u64),
         }
     }
 
@@ -189,7 +189,8 @@ impl Operator {
             .collect();
         let now = monotonic();
         let mut rows = Vec::new();
-        for (config, shared) in self.front.config.hubs.iter().zip(self.hubs.iter()) {
+        let config = Arc::clone(&self.front.config.load().config);
+        for (config, shared) in config.hubs.iter().zip(self.front.hubs.iter()) {
             if hub.is_some_and(|hub| !config.name.eq_ignore_ascii_case(hub)) {
                 continue;
             }

@@ -20,6 +20,7 @@ pub async fn run(mut reports: UnboundedReceiver<Report>, front: Arc<Front>) {
                 front.sessions.leave(session, conn);
                 (at, What::ConnectionClosed { conn, session, peer, reason })
             }
+            Report::Dropped { worker, reason, count, at } => (at, What::DropSample { worker, reason, count }),
             Report::SessionEnded { session, worker, reason, carried, at } => {
                 front.sessions.end(session);
                 front.workers[worker].sessions.fetch_sub(1, Relaxed);

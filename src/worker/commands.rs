@@ -29,7 +29,6 @@ impl<Io: StreamIo> Worker<Io> {
                         self.end_port(id, reason);
                     }
                 }
-                Command::Configure(hubs) => self.fabric.configure(&hubs),
                 Command::Inspect(answer) => answer(self.inspect()),
                 Command::Stop => self.stop(),
                 Command::Leave => self.leaving = true,

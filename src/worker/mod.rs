@@ -14,6 +14,7 @@ use crossbeam::channel::Receiver;
 
 use crate::hub::HubShared;
 use crate::metrics::counters::Counters;
+use crate::metrics::drops::DropReason;
 use crate::sys::waker::Waker;
 use crate::tick::Tick;
 use crate::tunnel::link::{Due, Scratch};
@@ -83,6 +84,9 @@ pub struct Worker<Io: StreamIo> {
     fabric: Fabric,
     timers: Timers,
     now: Tick,
+    /// Frames dropped up to the last sample, by reason, and when the next one is due.
+    sampled: Vec<u64>,
+    sample_at: Tick,
     /// Counts closings, to tell their timers apart.
     stamp: u64,
     stopping: bool,
@@ -112,6 +116,8 @@ impl<Io: StreamIo> Worker<Io> {
             fabric,
             timers,
             now,
+            sampled: vec![0; DropReason::ALL.len()],
+            sample_at: now + turn::SAMPLE,
             stamp: 0,
             stopping: false,
             leaving: false,

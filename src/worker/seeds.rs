@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use crate::hub::{HubShared, PortSettings};
+use crate::hub::PortSettings;
 use crate::ids::{ConnId, HubId, MemberId, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
+use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::tunnel::conn::Conn;
 use crate::tunnel::link::{Carried, LinkSettings, Way};
@@ -52,8 +52,6 @@ pub enum Command<Socket> {
     Attach(SessionId, Box<ConnSeed<Socket>>),
     /// End a session.
     End(SessionId, CloseReason),
-    /// Use these hubs from now on.
-    Configure(Arc<[Arc<HubShared>]>),
     /// Tell about every port.
     Inspect(Box<dyn FnOnce(Vec<PortView>) + Send>),
     /// End every session and take no more: who still comes is sent away properly.
@@ -105,6 +103,17 @@ pub enum Report {
         peer: SocketAddr,
         /// Why.
         reason: CloseReason,
+        /// When.
+        at: Tick,
+    },
+    /// Frames were dropped since the last time.
+    Dropped {
+        /// By which worker.
+        worker: usize,
+        /// Why.
+        reason: DropReason,
+        /// How many.
+        count: u64,
         /// When.
         at: Tick,
     },

@@ -46,16 +46,35 @@ pub struct Load {
     pub second_ns: Arc<AtomicU64>,
 }
 
+/// Which back end a worker uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackEnd {
+    /// io_uring.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+impl BackEnd {
+    /// For status output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
 /// Starts the thread; returns once its back end stands.
 ///
 /// # Errors
 /// If the thread or its back end cannot be made.
-pub fn spawn(start: Start) -> io::Result<JoinHandle<io::Result<()>>> {
+pub fn spawn(start: Start) -> io::Result<(JoinHandle<io::Result<()>>, BackEnd)> {
     let (ready, is_ready) = mpsc::channel();
     let name = format!("worker-{}", start.ties.index);
     let thread = thread::Builder::new().name(name).spawn(move || run(start, &ready))?;
     match is_ready.recv() {
-        Ok(()) => Ok(thread),
+        Ok(back_end) => Ok((thread, back_end)),
         // The thread ended before it was ready: its result says why.
         Err(_) => Err(match thread.join() {
             Ok(Err(error)) => error,
@@ -64,27 +83,34 @@ pub fn spawn(start: Start) -> io::Result<JoinHandle<io::Result<()>>> {
     }
 }
 
-fn run(start: Start, ready: &mpsc::Sender<()>) -> io::Result<()> {
+fn run(start: Start, ready: &mpsc::Sender<BackEnd>) -> io::Result<()> {
     if let Err(error) = pin_current_thread(start.cpu) {
         tracing::warn!(cpu = start.cpu, %error, "worker cannot be pinned; it runs where the kernel puts it");
     }
     let Start { features, ring, settings, ties, waker, load, .. } = start;
     let now = monotonic();
-    match &features.uring {
-        Ok(uring) => {
-            turn_until_stopped(Worker::new(UringIo::new(&ring, uring, waker)?, settings, ties, now), &load, ready)
-        }
-        Err(_) => {
-            let io = EpollIo::new(&EpollConfig::default(), waker)?;
-            turn_until_stopped(Worker::new(io, settings, ties, now), &load, ready)
+    if let Ok(uring) = &features.uring {
+        match UringIo::new(&ring, uring, waker.clone()) {
+            Ok(io) => {
+                let worker = Worker::new(io, settings, ties, now);
+                return turn_until_stopped(worker, &load, || ready.send(BackEnd::Uring));
+            }
+            // The probe passed with a smaller ring: locked memory is short (`ulimit -l`).
+            Err(error) => tracing::warn!(worker = ties.index, %error, "no ring of this size; the worker uses epoll"),
         }
     }
+    let io = EpollIo::new(&EpollConfig::default(), waker)?;
+    turn_until_stopped(Worker::new(io, settings, ties, now), &load, || ready.send(BackEnd::Epoll))
 }
 
-fn turn_until_stopped<Io: StreamIo>(mut worker: Worker<Io>, load: &Load, ready: &mpsc::Sender<()>) -> io::Result<()> {
+fn turn_until_stopped<Io: StreamIo>(
+    mut worker: Worker<Io>,
+    load: &Load,
+    ready: impl FnOnce() -> Result<(), mpsc::SendError<BackEnd>>,
+) -> io::Result<()> {
     let mut measured = Measured { at: monotonic(), cpu_ns: thread_cpu_ns() };
     // Nobody waits any more if the process is already ending; the stop command then follows.
-    let _ = ready.send(());
+    let _ = ready();
     while !worker.is_stopped() {
         worker.turn(Wait::For(LONGEST_WAIT), monotonic)?;
         measured.update(worker.now(), load);

@@ -20,10 +20,12 @@ use super::Worker;
 use super::egress::Fabric;
 use super::ingress::Ingress;
 use super::io::{Completion, RecvBuf, StreamIo, Wait};
+use super::seeds::Report;
 use super::slots::{Phase, Port};
 use super::timers::Timer;
 use crate::ids::{ConnKey, PortId};
 use crate::metrics::closes::CloseReason;
+use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::tunnel::buffer::SendBuf;
 use crate::tunnel::link::{Due, Flushed, Scratch};
@@ -31,6 +33,9 @@ use crate::tunnel::link::{Due, Flushed, Scratch};
 /// Distance of two housekeeping runs, each of which ages a part of the FDB: short enough for small parts, long
 /// enough that an idle worker hardly wakes.
 pub const HOUSEKEEPING: Duration = Duration::from_millis(500);
+
+/// Distance of two reports about dropped frames.
+pub const SAMPLE: Duration = Duration::from_secs(10);
 
 /// Frames taken from other workers in a turn: about what a turn takes from its own sockets.
 const PARCELS_PER_TURN: usize = 4096;
@@ -165,12 +170,7 @@ impl<Io: StreamIo> Worker<Io> {
     fn exchange(&mut self) {
         for _ in 0..PARCELS_PER_TURN {
             let Some(message) = self.mail.receive() else { return };
-            let Self { fabric, now, .. } = self;
-            let taken = catch_unwind(AssertUnwindSafe(|| fabric.take_in(message.header(), message.frame(), *now)));
-            if taken.is_err() {
-                // Whose fault it is cannot be told: the frame is lost, every session goes on.
-                tracing::error!("a defect of this server lost a frame between workers; please report it");
-            }
+            self.fabric.take_in(message.header(), message.frame(), self.now);
         }
     }
 
@@ -187,11 +187,27 @@ impl<Io: StreamIo> Worker<Io> {
                 Timer::Closing { key, stamp } => self.closing_expired(key, stamp),
                 Timer::Housekeeping => {
                     self.fabric.housekeeping(self.now);
+                    self.sample_drops();
                     self.timers.set(self.now + HOUSEKEEPING, Timer::Housekeeping);
                 }
             }
         }
         self.expired = expired;
+    }
+
+    /// Tells how many frames were dropped since the last sample.
+    fn sample_drops(&mut self) {
+        if self.now < self.sample_at {
+            return;
+        }
+        self.sample_at = self.now + SAMPLE;
+        for (reason, before) in DropReason::ALL.iter().zip(&mut self.sampled) {
+            let count = self.fabric.counters.drops(*reason) - *before;
+            if count > 0 {
+                *before += count;
+                (self.reports)(Report::Dropped { worker: self.fabric.index, reason: *reason, count, at: self.now });
+            }
+        }
     }
 
     /// Does what is due for a port and sets its next timer.

@@ -144,7 +144,7 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
     pub(crate) fn ended(&self) -> Vec<(u64, CloseReason)> {
         let ended = |report| match report {
             Report::SessionEnded { session, reason, .. } => Some((session.0, reason)),
-            Report::ConnClosed { .. } => None,
+            Report::ConnClosed { .. } | Report::Dropped { .. } => None,
         };
         self.reports.try_iter().filter_map(ended).collect()
     }
