@@ -278,7 +278,7 @@ mod tests {
         let Ok(Command::Serve(args)) = parse(line) else { panic!("serve") };
         assert_eq!((args.config.as_deref(), args.check), (Some("/c".as_ref()), true));
         assert_eq!((args.state_dir(), args.control_socket()), ("/s".into(), "/k".into()));
-        let server = Config::load(None, args.raw(), &[]).unwrap().server;
+        let server = Config::load(None, args.raw()).unwrap().server;
         let listen: Vec<_> = server.listen.iter().map(|listen| listen.address.to_string()).collect();
         assert_eq!(listen, ["127.0.0.1:1", "[::1]:2"]);
         assert_eq!(server.workers.unwrap().to_string(), "0-1");
@@ -304,7 +304,7 @@ mod tests {
             ("--rekey-after 0", "--rekey-after"),
         ] {
             let Ok(Command::Serve(args)) = parse(&format!("hublane serve {options}")) else { panic!("{options}") };
-            let error = Config::load(None, args.raw(), &[]).unwrap_err();
+            let error = Config::load(None, args.raw()).unwrap_err();
             assert_eq!((error.problems.len(), error.problems[0].place.as_str()), (1, option), "{error}");
         }
     }

@@ -39,17 +39,12 @@ pub enum CommandError {
     Io(#[from] io::Error),
 }
 
-/// Runs `command`; `enforced` are the policy items of [`Config::load`]. Does nothing for `serve`, which is not
+/// Runs `command`. Does nothing for `serve`, which is not
 /// for here.
 ///
 /// # Errors
 /// As the command has it; the caller prints it and exits with 1.
-pub fn run(
-    command: &Command,
-    enforced: &[&str],
-    input: &mut dyn BufRead,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
+pub fn run(command: &Command, input: &mut dyn BufRead, out: &mut dyn Write) -> Result<(), CommandError> {
     match command {
         Command::Serve(_) => {}
         Command::User(args) => user(args, input, out)?,
@@ -62,7 +57,7 @@ pub fn run(
         }
         Command::Mac(MacCommand::List(list)) => ask(&list.ask, &Request::MacList { hub: list.hub.clone() }, out)?,
         Command::Config(ConfigCommand::Check { file }) => {
-            let config = Config::load(Some(file), RawServer::default(), enforced)?;
+            let config = Config::load(Some(file), RawServer::default())?;
             let hubs: Vec<&str> = config.hubs.iter().map(|hub| hub.name.as_str()).collect();
             writeln!(out, "{}: good. Hubs: {}", file.display(), hubs.join(", "))?;
         }
@@ -168,7 +163,7 @@ mod tests {
     fn run_line(line: &str, input: &str) -> (Result<(), CommandError>, String) {
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         let mut out = Vec::new();
-        let result = run(&cli.command, &[], &mut input.as_bytes(), &mut out);
+        let result = run(&cli.command, &mut input.as_bytes(), &mut out);
         (result, String::from_utf8(out).unwrap())
     }
 

@@ -10,12 +10,12 @@ use std::path::Path;
 use clap::{CommandFactory, Parser};
 use hublane::cli::{Cli, Command};
 use hublane::commands;
+use hublane::config::Config;
 use hublane::config::problem::{ConfigError, Problem};
 use hublane::config::raw::RawServer;
-use hublane::config::{Config, policy};
 use hublane::control::admin::{HubView, MacRow, SessionRow, StatusView, WorkerView};
 use hublane::event::Refusal;
-use hublane::hub::policy::enforced;
+use hublane::hub::policy::Item;
 use hublane::metrics::counters::Counters;
 use hublane::server::{self, Paths};
 use serde_json::Value;
@@ -51,26 +51,35 @@ fn ranges_and_defaults_are_those_of_the_program() {
     assert!(checked >= 10, "{checked} rows with a range: has the table another form?");
 }
 
+/// The item called exactly so.
+fn item(name: &str) -> Option<Item> {
+    Item::ALL.into_iter().find(|item| item.name() == name)
+}
+
 #[test]
 fn policies_are_described_as_they_are_taken() {
     let text = read("docs/config.md");
     let text = section(&text, "## `[hub.policy]`");
     let mut described = Names::new();
     for row in rows(text) {
-        let item = policy::item(&name(&row[0])).unwrap_or_else(|| panic!("there is no item {}", row[0]));
+        let item = item(&name(&row[0])).unwrap_or_else(|| panic!("there is no item {}", row[0]));
         let default = if row[1] == "flag" { row[2] == "true" } else { row[2] != "0" };
-        assert_eq!(u32::from(default), item.default, "default of {}", item.name);
+        assert_eq!(u32::from(default), item.default_value(), "default of {}", item.name());
         let largest = largest(&row[1]);
-        assert!(load(&policy_file(item.name, largest)).is_ok(), "{} = {largest} is refused", item.name);
-        assert!(load(&policy_file(item.name, largest + 1)).is_err(), "{} takes more than {largest}", item.name);
-        described.insert(item.name.to_owned());
+        assert!(load(&policy_file(item.name(), largest)).is_ok(), "{} = {largest} is refused", item.name());
+        assert!(load(&policy_file(item.name(), largest + 1)).is_err(), "{} takes more than {largest}", item.name());
+        described.insert(item.name().to_owned());
     }
     let refused = text.split("are refused").skip(1).flat_map(|part| quoted(part.split("```").next().unwrap()));
-    for item in refused.filter_map(|word| policy::item(&word)) {
-        assert!(load(&policy_file(item.name, 1)).is_err(), "{} is taken, but docs/config.md says refused", item.name);
-        described.insert(item.name.to_owned());
+    for item in refused.filter_map(|word| item(&word)) {
+        assert!(
+            load(&policy_file(item.name(), 1)).is_err(),
+            "{} is taken, but docs/config.md says refused",
+            item.name()
+        );
+        described.insert(item.name().to_owned());
     }
-    let all: Names = policy::ITEMS.iter().map(|item| item.name.to_owned()).collect();
+    let all: Names = Item::ALL.into_iter().map(|item| item.name().to_owned()).collect();
     assert_eq!(described, all, "left: [hub.policy] of docs/config.md; right: the items there are");
 }
 
@@ -107,7 +116,7 @@ fn every_option_is_described_and_no_other() {
 fn reasons_are_the_output_of_the_program() {
     let cli = Cli::parse_from(["hublane", "drops"]);
     let mut said = Vec::new();
-    commands::run(&cli.command, &[], &mut std::io::empty(), &mut said).unwrap();
+    commands::run(&cli.command, &mut std::io::empty(), &mut said).unwrap();
     let said = String::from_utf8(said).unwrap();
     let text = read("docs/operating.md");
     assert!(blocks(&text, "text").contains(&said), "put this in the place of the block in docs/operating.md:\n{said}");
@@ -255,7 +264,7 @@ fn fields(value: &Value, into: &mut Names) {
 // ---- asking the program ----------------------------------------------------------------------------------
 
 fn load(text: &str) -> Result<Config, ConfigError> {
-    Config::build("example.toml", text, Path::new("/etc/hublane"), RawServer::default(), &enforced())
+    Config::build("example.toml", text, Path::new("/etc/hublane"), RawServer::default())
 }
 
 fn only_problem(text: &str) -> Problem {

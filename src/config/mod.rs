@@ -140,10 +140,10 @@ pub enum SameMember {
 
 impl Config {
     /// Reads `file` (none: hub PUBLIC with defaults), lays `typed` over its `[server]` and checks the
-    /// whole. `enforced` names the policy items that this server can enforce; others are refused.
-    pub fn load(file: Option<&Path>, typed: RawServer, enforced: &[&str]) -> Result<Config, ConfigError> {
+    /// whole.
+    pub fn load(file: Option<&Path>, typed: RawServer) -> Result<Config, ConfigError> {
         let Some(path) = file else {
-            return Self::build("", "", Path::new(""), typed, enforced);
+            return Self::build("", "", Path::new(""), typed);
         };
         let name = path.display().to_string();
         let text = read::read(path).map_err(|(what, hint)| {
@@ -151,21 +151,15 @@ impl Config {
             report.add(&Place::Whole, what, hint);
             report.finish(()).expect_err("a problem was added")
         })?;
-        Self::build(&name, &text, path.parent().unwrap_or(Path::new("")), typed, enforced)
+        Self::build(&name, &text, path.parent().unwrap_or(Path::new("")), typed)
     }
 
     /// As [`Self::load`], from `text` that stands in the file `name`. Relative paths in it start at `folder`.
-    pub fn build(
-        name: &str,
-        text: &str,
-        folder: &Path,
-        typed: RawServer,
-        enforced: &[&str],
-    ) -> Result<Config, ConfigError> {
+    pub fn build(name: &str, text: &str, folder: &Path, typed: RawServer) -> Result<Config, ConfigError> {
         let mut report = Report::new(name, text);
         let raw = RawFile::parse(text, &mut report);
         let server = check_server(typed.over(raw.server), folder, &mut report);
-        let hubs = check_hubs(raw.hubs, enforced, &mut report);
+        let hubs = check_hubs(raw.hubs, &mut report);
         report.finish(Config { server, hubs })
     }
 
@@ -317,10 +311,10 @@ fn check_rekey(given: Option<Located<i64>>, report: &mut Report<'_>) -> Option<u
     None
 }
 
-fn check_hubs(raw: Vec<RawHub>, enforced: &[&str], report: &mut Report<'_>) -> Vec<Hub> {
+fn check_hubs(raw: Vec<RawHub>, report: &mut Report<'_>) -> Vec<Hub> {
     if raw.is_empty() {
         let name = Located { value: DEFAULT_HUB.to_owned(), place: Place::Whole };
-        return vec![check_hub(RawHub::named(name), DEFAULT_HUB.to_owned(), enforced, report)];
+        return vec![check_hub(RawHub::named(name), DEFAULT_HUB.to_owned(), report)];
     }
     let mut seen: HashMap<String, ()> = HashMap::new();
     let mut hubs = Vec::new();
@@ -340,12 +334,12 @@ fn check_hubs(raw: Vec<RawHub>, enforced: &[&str], report: &mut Report<'_>) -> V
             let what = format!("a second hub is called {:?}", name.value);
             report.add(&name.place, what, "names must differ in more than upper and lower case");
         }
-        hubs.push(check_hub(raw, name.value, enforced, report));
+        hubs.push(check_hub(raw, name.value, report));
     }
     hubs
 }
 
-fn check_hub(raw: RawHub, name: String, enforced: &[&str], report: &mut Report<'_>) -> Hub {
+fn check_hub(raw: RawHub, name: String, report: &mut Report<'_>) -> Hub {
     let profile = if name.eq_ignore_ascii_case(DEFAULT_HUB) { Profile::Public } else { Profile::Lan };
     let profile = report.choice(raw.profile, "profile", PROFILES, profile);
     let seconds = |s: u32| Duration::from_secs(u64::from(s));
@@ -364,7 +358,7 @@ fn check_hub(raw: RawHub, name: String, enforced: &[&str], report: &mut Report<'
         compression: check_compression(raw.compression, profile, report),
         bridges: report.choice(raw.bridges, "bridges", ALLOW_REFUSE, profile == Profile::Lan),
         same_member: report.choice(raw.same_member, "same_member", SAME_MEMBER, SameMember::TakeOver),
-        policy: policy::check(raw.policy, enforced, report),
+        policy: policy::check(raw.policy, report),
     }
 }
 

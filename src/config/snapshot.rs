@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn epochs_count_changes_only() {
-        let config = Config::load(None, RawServer::default(), &[]).unwrap();
+        let config = Config::load(None, RawServer::default()).unwrap();
         let current = CurrentConfig::new(config.clone());
         assert_eq!(current.load().epoch, 1);
         assert_eq!(current.publish(config.clone()).epoch, 1);

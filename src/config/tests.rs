@@ -5,9 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::hub::policy::Item;
 
 fn build(text: &str) -> Result<Config, ConfigError> {
-    Config::build("test.toml", text, Path::new("/etc/hublane"), RawServer::default(), &["NoBridge", "MaxIP"])
+    Config::build("test.toml", text, Path::new("/etc/hublane"), RawServer::default())
 }
 
 fn typed(option: &'static str, value: &str) -> Option<Located<String>> {
@@ -16,7 +17,7 @@ fn typed(option: &'static str, value: &str) -> Option<Located<String>> {
 
 #[test]
 fn without_a_file_there_is_the_public_hub() {
-    let config = Config::load(None, RawServer::default(), &[]).unwrap();
+    let config = Config::load(None, RawServer::default()).unwrap();
     assert_eq!(config.hubs.len(), 1);
     let hub = &config.hubs[0];
     assert_eq!((hub.name.as_str(), hub.profile, hub.compression), ("PUBLIC", Profile::Public, false));
@@ -65,7 +66,7 @@ fn every_key_is_read() {
         same_member = "refuse"
         [hub.policy]
         NoBridge = true
-        MaxIP = 4
+        MultiLogins = 4
         "#,
     )
     .unwrap();
@@ -86,22 +87,18 @@ fn every_key_is_read() {
     assert_eq!((home.sessions_max, home.macs_per_session, home.max_connections), (5, Some(3), 8));
     assert_eq!((home.session_timeout.as_secs(), home.compression), (60, false));
     assert_eq!(home.same_member, SameMember::Refuse);
-    assert_eq!((home.policy.flag("NoBridge"), home.policy.value("MaxIP")), (true, Some(4)));
+    assert_eq!(home.policy.set_items().collect::<Vec<_>>(), [(Item::NoBridge, 1), (Item::MultiLogins, 4)]);
 }
 
 /// What passes here is set without another look when a member logs in.
 #[test]
 fn the_hub_takes_every_policy_that_passes() {
-    use crate::hub::policy::{Item, enforced};
-    for name in enforced() {
-        let max = match policy::item(name).map(|item| item.kind) {
-            Some(policy::PolicyKind::Flag) => 1,
-            Some(policy::PolicyKind::Limit(max)) => max,
-            Some(policy::PolicyKind::Key(_)) => continue,
-            None => panic!("{name} is not known to the configuration"),
-        };
-        let mut policy = crate::hub::policy::Policy::default();
-        assert_eq!(policy.set(Item::from_name(name).unwrap(), max), Ok(()));
+    for item in policy::settable() {
+        let text = format!("[[hub]]\nname = \"a\"\n[hub.policy]\n{} = {}", item.name(), item.range().end());
+        let passed = build(&text).unwrap().hubs[0].policy.clone();
+        for (item, value) in passed.set_items() {
+            assert_eq!(crate::hub::policy::Policy::default().set(item, value), Ok(()));
+        }
     }
 }
 
@@ -160,11 +157,11 @@ const MISTAKES: &[(&str, usize, &str, &str)] = &[
     ("[[hub]]\nname = \"PUBLIC\"\ncompression = \"allow\"", 3, "never compresses", "profile = \"lan\""),
     ("[[hub]]\nname = \"a\"\nsame_member = \"takeover\"", 3, "is not known", "did you mean \"take-over\"?"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nNoBrige = true", 4, "unknown policy item", "did you mean \"NoBridge\"?"),
-    ("[[hub]]\nname = \"a\"\n[hub.policy]\nCheckMac = true", 4, "does not enforce it", "can be set: NoBridge, MaxIP"),
+    ("[[hub]]\nname = \"a\"\n[hub.policy]\nMaxIP = 4", 4, "does not enforce it", "can be set: Access, DHCPFilter"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nTimeOut = 20", 4, "is not set in [hub.policy]", "session_timeout_s"),
     ("[[hub]]\nname = \"a\"\n[hub.policy]\nNoBridge = 2", 4, "NoBridge = 2 is out of range", "true or false"),
-    ("[[hub]]\nname = \"a\"\n[hub.policy]\nMaxIP = true", 4, "must be a whole number", "1 to 65535, or 0"),
-    ("[[hub]]\nname = \"a\"\n[hub.policy]\nMaxIP = \"4\"", 4, "true, false or a whole number, found text", ""),
+    ("[[hub]]\nname = \"a\"\n[hub.policy]\nMultiLogins = true", 4, "must be a whole number", "1 to 65535, or 0"),
+    ("[[hub]]\nname = \"a\"\n[hub.policy]\nMultiLogins = \"4\"", 4, "true, false or a whole number, found text", ""),
 ];
 
 #[test]
@@ -202,12 +199,12 @@ fn hubs_are_bounded() {
 fn the_command_line_comes_before_the_file_and_is_named_in_errors() {
     let file = "[server]\nworkers = \"0\"\naead = \"aes-gcm\"";
     let options = RawServer { workers: typed("--workers", "1-2"), ..RawServer::default() };
-    let config = Config::build("f", file, Path::new(""), options, &[]).unwrap();
+    let config = Config::build("f", file, Path::new(""), options).unwrap();
     assert_eq!(config.server.workers.unwrap().to_string(), "1-2");
     assert_eq!(config.server.aead, AeadBackend::RustCrypto);
 
     let options = RawServer { workers: typed("--workers", "x"), ..RawServer::default() };
-    let error = Config::build("f", file, Path::new(""), options, &[]).unwrap_err();
+    let error = Config::build("f", file, Path::new(""), options).unwrap_err();
     assert_eq!((error.problems[0].place.as_str(), &error.problems[0].line), ("--workers", &None));
 }
 
@@ -215,13 +212,13 @@ fn the_command_line_comes_before_the_file_and_is_named_in_errors() {
 fn files_that_strangers_may_have_written_are_refused() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"[server]\n").unwrap();
-    let load = || Config::load(Some(file.path()), RawServer::default(), &[]);
+    let load = || Config::load(Some(file.path()), RawServer::default());
     assert!(load().is_ok());
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o666)).unwrap();
     assert!(load().unwrap_err().to_string().contains("may be written by anybody (mode 0666)"));
-    let gone = Config::load(Some(Path::new("/nonexistent.toml")), RawServer::default(), &[]).unwrap_err();
+    let gone = Config::load(Some(Path::new("/nonexistent.toml")), RawServer::default()).unwrap_err();
     assert!(gone.to_string().starts_with("/nonexistent.toml: cannot be read: "), "{gone}");
-    let folder = Config::load(Some(Path::new("/tmp")), RawServer::default(), &[]).unwrap_err();
+    let folder = Config::load(Some(Path::new("/tmp")), RawServer::default()).unwrap_err();
     assert!(folder.to_string().contains("is not a file"), "{folder}");
 }
 

@@ -423,14 +423,14 @@ fn no_of(error: AuthError) -> No {
 fn policy_of(hub: &Hub, own: &crate::config::policy::Policy) -> Policy {
     let mut policy = Policy::default();
     let keys = [
-        ("MaxConnection", Some(u32::from(hub.max_connections))),
-        ("TimeOut", u32::try_from(hub.session_timeout.as_secs()).ok()),
-        ("MaxMac", hub.macs_per_session),
+        (Item::MaxConnection, Some(u32::from(hub.max_connections))),
+        (Item::TimeOut, u32::try_from(hub.session_timeout.as_secs()).ok()),
+        (Item::MaxMac, hub.macs_per_session),
     ];
-    let keys = keys.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    for (name, value) in own.over(&hub.policy).set_items().chain(keys) {
-        let set = Item::from_name(name).map(|item| policy.set(item, value));
-        debug_assert!(matches!(set, Some(Ok(()))), "{name} = {value} passed the check of the configuration");
+    let keys = keys.into_iter().filter_map(|(item, value)| Some((item, value?)));
+    for (item, value) in own.over(&hub.policy).set_items().chain(keys) {
+        let set = policy.set(item, value);
+        debug_assert!(set.is_ok(), "{} = {value} passed the check of the configuration", item.name());
     }
     policy
 }

@@ -16,7 +16,7 @@ use super::profile::{HubSettings, ROUTER};
 macro_rules! items {
     ($( $(#[doc = $help:literal])+ $item:ident = $default:literal, $range:expr; )+) => {
         /// One item of a policy, numbered as in the protocol.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Item { $( $(#[doc = $help])+ $item, )+ }
 
@@ -80,10 +80,10 @@ items! {
     MaxMac = 0, 0..=65_535;
     /// IPv4 addresses.
     MaxIP = 0, 0..=65_535;
-    /// Bits per second into the hub.
-    MaxUpload = 0, 0..=u32::MAX;
+    /// Bits per second into the hub. Stock ends take large numbers as signed ones.
+    MaxUpload = 0, 0..=i32::MAX.unsigned_abs();
     /// Bits per second out of the hub.
-    MaxDownload = 0, 0..=u32::MAX;
+    MaxDownload = 0, 0..=i32::MAX.unsigned_abs();
     /// Cannot change the own password.
     FixPassword = 0, 0..=1;
     /// Sessions at a time.
@@ -109,7 +109,7 @@ items! {
     /// The client does not store the password.
     NoSavePassword = 0, 0..=1;
     /// Seconds after which the client ends the session.
-    AutoDisconnect = 0, 0..=u32::MAX;
+    AutoDisconnect = 0, 0..=i32::MAX.unsigned_abs();
     /// No IPv4 and ARP, either way.
     FilterIPv4 = 0, 0..=1;
     /// No IPv6, either way.
@@ -147,11 +147,6 @@ pub const UNENFORCED: &[Item] = &[
     Item::NoIPv6DefaultRouterInRA,
     Item::NoIPv6DefaultRouterInRAWhenIPv6,
 ];
-
-/// Names of all other items: what a configuration may set.
-pub fn enforced() -> Vec<&'static str> {
-    Item::ALL.into_iter().filter(|item| !UNENFORCED.contains(item)).map(Item::name).collect()
-}
 
 /// Items that the login, the session or the client acts upon; the hub does not see them.
 pub const AT_LOGIN: &[Item] = &[

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use crate::config::raw::RawServer;
 use crate::config::snapshot::{ConfigSnapshot, CurrentConfig};
 use crate::config::{Config, Hub};
-use crate::hub::policy::enforced;
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +32,7 @@ impl Origin {
 /// # Errors
 /// The text for the log; the configuration that holds stays.
 pub fn reload(origin: &Origin, current: &CurrentConfig) -> Result<Arc<ConfigSnapshot>, String> {
-    let next = Config::load(origin.file.as_deref(), origin.typed.clone(), &enforced()).map_err(|e| e.to_string())?;
+    let next = Config::load(origin.file.as_deref(), origin.typed.clone()).map_err(|e| e.to_string())?;
     match made_from(&current.load().config, &next) {
         Some(what) => Err(format!("{what} changed, which takes a restart; nothing of the new file is used")),
         None => Ok(current.publish(next)),
@@ -65,7 +64,7 @@ mod tests {
     fn reloaded(next: &str) -> (Result<u64, String>, u8) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("hublane.toml");
-        let current = CurrentConfig::new(Config::build("x", FIRST, Path::new(""), RawServer::default(), &[]).unwrap());
+        let current = CurrentConfig::new(Config::build("x", FIRST, Path::new(""), RawServer::default()).unwrap());
         std::fs::write(&file, next).unwrap();
         let origin = Origin { file: Some(file), typed: RawServer::default() };
         let done = reload(&origin, &current).map(|snapshot| snapshot.epoch);

@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn the_note_has_every_line_and_comes_once() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config::load(None, RawServer::default(), &[]).unwrap();
+        let config = Config::load(None, RawServer::default()).unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         let first = prepare(&state, &config).unwrap();
         let password = first.first_user.as_ref().unwrap().password.to_string();
