@@ -647,6 +647,17 @@ def row_join():
             check(refused.code == 13, "made-up key: %d" % refused.code)
     check(refusal(pack({"method": "additional_connect", "session_key": bytes(19)})) == 4, "a short key")
     check(refusal(pack({"method": "additional_connect"})) == 4, "no key")
+    # Who asks the moment he knows the key, while the session is still on its way to its worker.
+    for number in range(100):
+        eager = connect(1)
+        eager.hello_pack()
+        one = member(0, max_connection=2, unique=b"eager-eager-eager-ea")
+        eager.write(request({"method": "additional_connect", "session_key": one.welcome["session_key"]}))
+        eager.answer()
+        eager.receive()
+        eager.close()
+        one.close()
+    ask("session", "kick", sessions()[0]["name"])
     one, joined, codes = member(0, max_connection=4), [], []
     for _ in range(30):
         try:
