@@ -571,6 +571,7 @@ def row_mac_flood():
     macs = rows["u1"]["macs"]
     check(macs <= 64, "%d addresses learned" % macs)
     check(rows["u2"]["macs"] >= 1 and rows["u3"]["macs"] >= 1, "the others lost theirs")
+    check(statistics.median(delays) < 60, "frames of others took %.0f ms" % statistics.median(delays))
     check(not lost, "%d of %d frames of others were lost" % (len(lost), len(lost) + len(delays)))
     seen("%d addresses kept of 1,000,000 in %.1f s; %d frames between others, none lost, median %.1f ms",
          macs, taken, len(delays), statistics.median(delays))
@@ -837,9 +838,11 @@ def row_sigterm():
     for thread in [*threads, reader]:
         thread.join()
     ends += [(one, one.ends(3)) for one in conns]
-    bad = [str(how) for _, how in ends if how is None or not how.clean]
+    groups = [("member", members), ("joined", joined), ("logging in", ready), ("new", conns)]
+    name_of = {id(one): name for name, group in groups for one in group}
+    bad = ["%s: %s" % (name_of[id(one)], how) for one, how in ends if how is None or not how.clean]
     check(not bad and not unclean, "%d of %d members and %d logins without close_notify: %s"
-          % (len(bad), len(ends), len(unclean), (bad + unclean)[:3]))
+          % (len(bad), len(ends), len(unclean), sorted({*bad, *unclean})[:4]))
     check(taken < 3, "it took %.1f s" % taken)
     seen("gone after %.1f s; close_notify for %d members and %d logins in progress", taken, len(ends), len(clean))
 
