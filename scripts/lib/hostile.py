@@ -210,6 +210,9 @@ def slow_ones(conns, seconds, limit):
     check(len(closed) == len(conns), "%d of %d are still open after %d s" % (len(conns) - len(closed), len(conns), seconds))
     last = max(closed.values())
     check(last <= limit, "the last one was closed after %.1f s" % last)
+    first = min(closed.values())
+    check(first > limit - 5, "the first one was closed after %.1f s already" % first)
+    hublane_lives()
     check(max(worst) < 500, "a legitimate login took %.0f ms" % max(worst))
     seen("all %d closed, last after %.1f s; %d logins meanwhile, slowest %.0f ms", len(closed), last, len(worst), max(worst))
 
