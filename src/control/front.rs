@@ -302,8 +302,13 @@ impl Front {
             }
         };
         let Joined { session, worker, conn, direction } = joined;
-        let answer = login.accept_additional(direction);
         let undo = Undo::new(|| self.sessions.leave(session, conn));
+        if !self.sessions.wait_open(session).await {
+            let answer = login.refuse(ErrorCode::SessionTimeout);
+            stream.send(&answer).await?;
+            return Ok(None);
+        }
+        let answer = login.accept_additional(direction);
         stream.send(&answer).await?;
         undo.forget();
         Ok(Some(Entry { worker, conn, direction, plain: login.into_leftover(), home: Home::Known(session) }))
@@ -334,6 +339,7 @@ impl Front {
         let way = Way { send: direction != Direction::ToServer, receive: direction != Direction::ToClient };
         let conn = Box::new(Conn::new(layer));
         let seed = Box::new(ConnSeed { id, peer, socket: socket.into(), conn, way, plain, cipher });
+        let is_new = matches!(home, Home::New(..));
         let command = match home {
             Home::New(session, known) => {
                 self.tell(What::SessionOpened {
@@ -352,6 +358,9 @@ impl Front {
         };
         self.tell(What::ConnectionOpened { session: session_id, conn: id, peer, suite: suite.name() });
         self.workers[worker].tell(command);
+        if is_new {
+            self.sessions.opened(session_id);
+        }
         // Ended between login and now, by the operator or by the same member: then the worker got the order
         // to end it before the order to open it.
         if !self.sessions.is_alive(session_id) {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
 
 use crate::ids::{ConnId, HubId, MemberId, SessionId};
 use crate::tunnel::login::Direction;
@@ -69,6 +70,8 @@ pub struct Session {
     pub since_ns: u64,
     conns_max: u8,
     half_duplex: bool,
+    /// Its worker was told to open its port.
+    open: bool,
     key: SessionKey,
     conns: HashMap<ConnId, (SocketAddr, Direction)>,
 }
@@ -99,6 +102,8 @@ pub struct Joined {
 pub struct Sessions {
     table: Mutex<Table>,
     admission: Mutex<()>,
+    /// A session was opened or ended.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -117,7 +122,7 @@ impl Sessions {
     pub fn new(start_ms: u64) -> Self {
         let first = start_ms << 20;
         let table = Table { last_session: first, last_conn: first, ..Table::default() };
-        Self { table: Mutex::new(table), admission: Mutex::new(()) }
+        Self { table: Mutex::new(table), admission: Mutex::new(()), changed: Notify::new() }
     }
 
     /// To be held from the look at a member's sessions to [`Self::begin`]: else logins at the same moment would
@@ -158,6 +163,7 @@ impl Sessions {
             since_ns: new.since_ns,
             conns_max: new.conns_max,
             half_duplex: new.half_duplex,
+            open: false,
             key,
             conns: HashMap::from([(conn, (peer, first))]),
         };
@@ -211,7 +217,31 @@ impl Sessions {
         if let Some((count, _)) = table.hubs.get_mut(&session.hub) {
             *count -= 1;
         }
+        self.changed.notify_waiters();
         Some(session)
+    }
+
+    /// The worker of a session was told of it: what it is told from now on comes after that.
+    pub fn opened(&self, id: SessionId) {
+        if let Some(session) = self.lock().sessions.get_mut(&id) {
+            session.open = true;
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until [`Self::opened`] was called for a session, as a client knows its key a moment earlier; `false`
+    /// if it has ended.
+    pub async fn wait_open(&self, id: SessionId) -> bool {
+        loop {
+            // Made before the look at the table, so that no change goes unnoticed.
+            let changed = self.changed.notified();
+            let open = self.lock().sessions.get(&id).map(|session| session.open);
+            match open {
+                Some(false) => changed.await,
+                Some(true) => return true,
+                None => return false,
+            }
+        }
     }
 
     /// Whether a session lives.
@@ -330,6 +360,19 @@ mod tests {
         assert_eq!(sessions.join(&[1; 20], peer()).unwrap_err(), JoinError::Full);
         sessions.end(session.id);
         assert_eq!(sessions.join(&[1; 20], peer()).unwrap_err(), JoinError::Unknown);
+    }
+
+    #[tokio::test]
+    async fn who_joins_waits_for_the_port_or_the_end() {
+        let sessions = Sessions::new(0);
+        let (first, _) = sessions.begin(new(false, None), [1; 20], peer(), 9).unwrap();
+        let (second, _) = sessions.begin(new(false, None), [2; 20], peer(), 9).unwrap();
+        let (open, gone, ()) = tokio::join!(sessions.wait_open(first.id), sessions.wait_open(second.id), async {
+            tokio::task::yield_now().await;
+            sessions.opened(first.id);
+            sessions.end(second.id);
+        });
+        assert_eq!((open, gone), (true, false));
     }
 
     #[test]

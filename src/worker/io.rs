@@ -114,7 +114,8 @@ pub trait StreamIo {
     /// If the kernel object itself failed; the worker cannot go on then.
     fn turn(&mut self, wait: Wait) -> io::Result<()>;
 
-    /// The next thing that happened; `None` once everything of this turn was told.
+    /// The next thing that happened; `None` once everything was told. What the caller leaves stays for later
+    /// turns, and as long as something is left, [`Self::turn`] does not wait.
     fn next(&mut self) -> Option<Completion>;
 
     /// The bytes of `buf`.
