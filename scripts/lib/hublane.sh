@@ -20,9 +20,9 @@ hublane_config() {
 }
 
 # hublane_start [tls=VERSIONS] [certificate=auto|rsa|ecdsa] [features=all|6.1|5.15] [workers=LIST]
-#               [rekey_after=RECORDS] [config=yes|no] [state=NAME]: the first start of a state makes its users.
+#               [rekey_after=RECORDS] [config=yes|no] [state=NAME] [via=program|run]: the first start of a state makes its users.
 hublane_start() {
-    local tls='' certificate='' features=all workers=0-1 rekey_after='' config=yes state=state n
+    local tls='' certificate='' features=all workers=0-1 rekey_after='' config=yes state=state via=program n
     [ $# = 0 ] || local "$@"
     local dir=$RUN/server
     local -a args=(--state "$dir/$state" --listen "0.0.0.0:$SERVER_PORT" --control-socket "$dir/control.sock"
@@ -42,7 +42,9 @@ hublane_start() {
         hublane_config >"$dir/hublane.toml"
         args+=(--config "$dir/hublane.toml")
     fi
-    spawn "$NS_SERVER" "$dir/out" "$HUBLANE" serve "${args[@]}"
+    local -a start=("$HUBLANE" serve)
+    [ "$via" = program ] || start=("$ROOT/scripts/run" --no-setup)
+    spawn "$NS_SERVER" "$dir/out" "${start[@]}" "${args[@]}"
     echo "$SPAWNED" >"$dir/pid"
     within 20 hublane_answers || fail "the server does not start: $(tail -3 "$dir/out")"
 }
