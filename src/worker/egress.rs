@@ -84,9 +84,13 @@ impl Fabric {
 
     /// Puts `port` on its hub. `false` if there is no such hub or it has no room.
     pub fn open_port(&mut self, port: Box<Port>, settings: PortSettings) -> bool {
-        let Some(seat) = self.seats.get_mut(usize::from(port.hub.0)) else { return false };
-        if let Err(error) = seat.shared.open_port(&mut seat.view, port.id, settings) {
+        let opened = match self.seats.get_mut(usize::from(port.hub.0)) {
+            Some(seat) => seat.shared.open_port(&mut seat.view, port.id, settings).map_err(|error| error.to_string()),
+            None => Err("there is no such hub".into()),
+        };
+        if let Err(error) = opened {
             tracing::error!(port = %port.id, %error, "a port could not be opened");
+            self.ports.remove(&port);
             return false;
         }
         self.ports.insert(port);
