@@ -3,16 +3,38 @@
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hublane::ids::ConnKey;
-use hublane::metrics::drops::DropReason;
+use hublane::sys::clock::monotonic;
 use hublane::tick::Tick;
 use hublane::tls::layer::RecordLayer;
 use hublane::tunnel::conn::Conn;
-use hublane::tunnel::link::{Due, FrameSink, Link, LinkSettings, Pools, Pushed, Scratch, Way};
-use hublane::worker::io::{Completion, StreamIo, Wait};
-use serde::Serialize;
+use hublane::tunnel::link::{Due, Link, LinkSettings, Pools, Pushed, Scratch, Way};
+use hublane::worker::io::{CloseHow, Completion, StreamIo, Wait};
+
+use crate::traffic::{Flows, Seen};
+
+/// Runs an expression with the best back end of this machine as `$io`.
+macro_rules! with_back_end {
+    ($io:ident, $run:expr) => {{
+        use hublane::sys::epoll::{EpollConfig, EpollIo};
+        use hublane::sys::features::{FeatureMask, KernelFeatures};
+        use hublane::sys::uring::{UringConfig, UringIo};
+        use hublane::sys::waker::Waker;
+        match KernelFeatures::probe(FeatureMask::All).uring {
+            Ok(uring) => {
+                let $io = UringIo::new(&UringConfig::default(), &uring, Waker::new()?)?;
+                $run
+            }
+            Err(_) => {
+                let $io = EpollIo::new(&EpollConfig::default(), Waker::new()?)?;
+                $run
+            }
+        }
+    }};
+}
+pub(crate) use with_back_end;
 
 /// One TCP connection of a member, logged in.
 pub(crate) struct Line {
@@ -30,45 +52,38 @@ pub(crate) struct Member {
     pub(crate) lines: Vec<Line>,
 }
 
-/// What came of it.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Report {
-    members_at_end: usize,
-    frames_sent: u64,
-    frames_received: u64,
-    frames_dropped_here: u64,
-    connections_lost: u64,
-    seconds: f64,
+/// What became of a frame given to [`Driver::push`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushing {
+    /// It goes, now or later.
+    Taken,
+    /// The queue is full.
+    Dropped,
 }
 
 /// All members.
 pub(crate) struct Driver<Io> {
     io: Io,
-    links: Vec<(usize, Link)>,
+    /// By number of the member.
+    links: Vec<Link>,
     /// Which link a connection belongs to, by key.
     owner: Vec<usize>,
     pools: Pools,
     scratch: Scratch,
-    began: Instant,
-    counted: Counted,
+    flows: Flows,
     lost: u64,
+    polled: Tick,
+    due: Vec<Due>,
 }
 
-#[derive(Default)]
-struct Counted {
-    frames: u64,
-}
+/// Distance of two looks at keep-alives and timeouts.
+const POLL: Duration = Duration::from_millis(250);
 
-impl FrameSink for Counted {
-    fn frame(&mut self, _frame: &[u8]) {
-        self.frames += 1;
-    }
-
-    fn dropped(&mut self, _reason: DropReason) {}
-}
+/// Frames that may wait for one member's connection.
+const QUEUE_FRAMES: usize = 1024;
 
 impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
-    /// Takes over the sockets of `members`.
+    /// Takes over the sockets of `members`, which are numbered from 0.
     pub(crate) fn new(io: Io, members: Vec<Member>) -> io::Result<Self> {
         let mut driver = Self {
             io,
@@ -76,9 +91,10 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
             owner: Vec::new(),
             pools: Pools::new(65_536),
             scratch: Scratch::default(),
-            began: Instant::now(),
-            counted: Counted::default(),
+            flows: Flows::new(members.len()),
             lost: 0,
+            polled: Tick(0),
+            due: Vec::new(),
         };
         for member in members {
             driver.add(member)?;
@@ -88,136 +104,140 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
 
     fn add(&mut self, member: Member) -> io::Result<()> {
         let now = self.now();
-        let settings = LinkSettings {
-            timeout: member.timeout,
-            compress: false,
-            queue_depth: 1024,
-            seed: member.number as u64 + 1,
-        };
+        let seed = member.number as u64 + 1;
+        let settings = LinkSettings { timeout: member.timeout, compress: false, queue_depth: QUEUE_FRAMES, seed };
         let mut link = Link::new(settings, now);
         for line in member.lines {
             let key = ConnKey(u32::try_from(self.owner.len()).map_err(io::Error::other)?);
             self.owner.push(self.links.len());
             link.attach(key, Box::new(Conn::new(line.layer)), line.way, now);
             let early = link
-                .receive_plain(key, &line.plain, &mut self.scratch, &mut self.counted)
-                .and_then(|()| link.receive(key, &line.cipher, now, &mut self.scratch, &mut self.counted));
+                .receive_plain(key, &line.plain, &mut self.scratch, &mut self.flows)
+                .and_then(|()| link.receive(key, &line.cipher, now, &mut self.scratch, &mut self.flows));
             early.map_err(|reason| io::Error::other(reason.label()))?;
             self.io.open(key, OwnedFd::from(line.socket))?;
         }
-        self.links.push((member.number, link));
+        self.links.push(link);
         Ok(())
     }
 
-    fn now(&self) -> Tick {
-        Tick(u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    /// Now.
+    pub(crate) fn now(&self) -> Tick {
+        monotonic()
     }
 
-    /// Keeps the sessions alive for `span` and sends `pps` frames a second in all.
-    pub(crate) fn run(&mut self, span: Duration, pps: u64, frame_bytes: usize) -> io::Result<Report> {
-        let start = self.now();
-        let end = start + span;
-        let mut report = Report::default();
-        let mut next_poll = start;
-        let mut frame = vec![0; frame_bytes];
-        loop {
-            let now = self.now();
-            if now >= end {
-                break;
-            }
-            let due = u64::try_from(now.since(start).as_nanos() * u128::from(pps) / 1_000_000_000).unwrap_or(u64::MAX);
-            while report.frames_sent < due {
-                self.chatter(report.frames_sent, &mut frame, now, &mut report)?;
-            }
-            if now >= next_poll {
-                self.poll(now)?;
-                next_poll = now + Duration::from_millis(250);
-            }
-            let pause = if pps > 0 { Duration::from_millis(5) } else { next_poll.since(now) };
-            self.io.turn(Wait::For(pause))?;
-            self.reap()?;
-        }
-        report.frames_received = self.counted.frames;
-        report.connections_lost = self.lost;
-        report.members_at_end = self.links.iter().filter(|(_, link)| link.conns() > 0).count();
-        report.seconds = self.now().since(start).as_secs_f64();
-        Ok(report)
+    /// Members that have a connection.
+    pub(crate) fn members_up(&self) -> usize {
+        self.links.iter().filter(|link| link.conns() > 0).count()
     }
 
-    /// One frame from a member to the next one. The first round only makes addresses known.
-    fn chatter(&mut self, count: u64, frame: &mut [u8], now: Tick, report: &mut Report) -> io::Result<()> {
-        let from = usize::try_from(count % self.links.len() as u64).map_err(io::Error::other)?;
-        let to = (from + 1) % self.links.len();
-        frame[..6].copy_from_slice(&mac(self.links[to].0));
-        frame[6..12].copy_from_slice(&mac(self.links[from].0));
-        frame[12..14].copy_from_slice(&LOCAL_EXPERIMENT);
-        frame[14..22].copy_from_slice(&count.to_be_bytes());
-        report.frames_sent += 1;
-        match self.links[from].1.push(frame, now, &mut self.pools) {
-            Pushed::Building { key, .. } => self.flush(key, now),
-            Pushed::Waiting => Ok(()),
-            Pushed::Dropped(_) => {
-                report.frames_dropped_here += 1;
-                Ok(())
+    /// Connections lost so far.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Frames of `member` that wait for their connection.
+    pub(crate) fn queued(&self, member: usize) -> usize {
+        self.links[member].queued()
+    }
+
+    /// What has arrived so far.
+    pub(crate) fn seen(&self) -> Seen {
+        self.flows.total()
+    }
+
+    /// Sends `frame` as `member`.
+    pub(crate) fn push(&mut self, member: usize, frame: &[u8], now: Tick) -> io::Result<Pushing> {
+        match self.links[member].push(frame, now, &mut self.pools) {
+            Pushed::Building { key, .. } => {
+                self.flush(key, now);
+                Ok(Pushing::Taken)
             }
+            Pushed::Waiting => Ok(Pushing::Taken),
+            Pushed::Dropped(_) => Ok(Pushing::Dropped),
         }
     }
 
-    fn poll(&mut self, now: Tick) -> io::Result<()> {
-        let mut due = Vec::new();
-        for (_, link) in &mut self.links {
+    /// The same, without handing it over at once: [`Self::send`] does, so that many share a record.
+    pub(crate) fn gather(&mut self, member: usize, frame: &[u8], now: Tick) -> Pushing {
+        match self.links[member].push(frame, now, &mut self.pools) {
+            Pushed::Building { .. } | Pushed::Waiting => Pushing::Taken,
+            Pushed::Dropped(_) => Pushing::Dropped,
+        }
+    }
+
+    /// Hands over what was gathered for `member`.
+    pub(crate) fn send(&mut self, member: usize, now: Tick) {
+        let keys: Vec<ConnKey> = self.links[member].keys().collect();
+        for key in keys {
+            self.flush(key, now);
+        }
+    }
+
+    /// Sends and receives; keeps sessions alive.
+    pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<()> {
+        let now = self.now();
+        if now >= self.polled + POLL {
+            self.polled = now;
+            self.poll(now);
+        }
+        self.io.turn(wait)?;
+        self.reap();
+        Ok(())
+    }
+
+    fn poll(&mut self, now: Tick) {
+        let mut due = std::mem::take(&mut self.due);
+        for link in &mut self.links {
             link.poll(now, &mut self.pools, &mut due);
         }
-        for what in due {
+        for what in due.drain(..) {
             match what {
-                Due::Flush(key) => self.flush(key, now)?,
+                Due::Flush(key) => self.flush(key, now),
                 Due::Close(key, _) => self.lose(key, now),
                 Due::Expired => {}
             }
         }
-        Ok(())
+        self.due = due;
     }
 
-    fn flush(&mut self, key: ConnKey, now: Tick) -> io::Result<()> {
-        let (_, link) = &mut self.links[self.owner[key.0 as usize]];
+    fn flush(&mut self, key: ConnKey, now: Tick) {
+        let link = &mut self.links[self.owner[key.0 as usize]];
         match link.flush(key, now, &mut self.pools) {
             Ok(Some(flushed)) => self.io.send(key, flushed.buf),
             Ok(None) => {}
             Err(_) => self.lose(key, now),
         }
-        Ok(())
     }
 
     fn lose(&mut self, key: ConnKey, now: Tick) {
-        let (_, link) = &mut self.links[self.owner[key.0 as usize]];
+        let link = &mut self.links[self.owner[key.0 as usize]];
         if link.detach(key, now, &mut self.pools).is_some() {
             self.lost += 1;
-            self.io.close(key, hublane::worker::io::CloseHow::Abort);
+            self.io.close(key, CloseHow::Abort);
         }
     }
 
-    fn reap(&mut self) -> io::Result<()> {
+    fn reap(&mut self) {
         let now = self.now();
         while let Some(completion) = self.io.next() {
             match completion {
                 Completion::Received { key, buf } => {
-                    let (_, link) = &mut self.links[self.owner[key.0 as usize]];
-                    let bytes = self.io.bytes(&buf);
-                    let received = link.receive(key, bytes, now, &mut self.scratch, &mut self.counted);
+                    let link = &mut self.links[self.owner[key.0 as usize]];
+                    let received = link.receive(key, self.io.bytes(&buf), now, &mut self.scratch, &mut self.flows);
                     let answer = link.wants_flush(key);
                     self.io.recycle(buf);
                     match received {
-                        Ok(_) if answer => self.flush(key, now)?,
+                        Ok(_) if answer => self.flush(key, now),
                         Ok(_) => {}
                         Err(_) => self.lose(key, now),
                     }
                 }
                 Completion::Sent { key, buf, result } => {
                     self.pools.sends.give(buf);
-                    let (_, link) = &mut self.links[self.owner[key.0 as usize]];
-                    let more = link.sent(key);
+                    let more = self.links[self.owner[key.0 as usize]].sent(key);
                     match result {
-                        Ok(()) if more => self.flush(key, now)?,
+                        Ok(()) if more => self.flush(key, now),
                         Ok(()) => {}
                         Err(_) => self.lose(key, now),
                     }
@@ -226,15 +246,5 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
                 Completion::Closed { .. } | Completion::Woken => {}
             }
         }
-        Ok(())
     }
-}
-
-/// EtherType for local experiments (IEEE 802).
-const LOCAL_EXPERIMENT: [u8; 2] = [0x88, 0xb5];
-
-/// A locally administered address for each member.
-fn mac(number: usize) -> [u8; 6] {
-    let [.., a, b, c, d] = (number as u64).to_be_bytes();
-    [0x02, 0x5e, a, b, c, d]
 }

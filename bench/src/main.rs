@@ -1,7 +1,11 @@
 //! `hublane-bench`: load for any hub that speaks the SoftEther protocol.
 
 mod driver;
+mod login;
 mod members;
+mod process;
+mod throughput;
+mod traffic;
 
 use clap::{Parser, Subcommand};
 
@@ -20,11 +24,16 @@ struct Cli {
 enum Mode {
     /// N members log in, stay and chatter: unicast to each other at a low rate.
     Members(members::Members),
+    /// Pairs of members: how much goes through, and what it costs the server.
+    Throughput(throughput::Throughput),
 }
 
 fn main() {
-    let Cli { mode: Mode::Members(members) } = Cli::parse();
-    if let Err(error) = members.run() {
+    let done = match Cli::parse().mode {
+        Mode::Members(mode) => mode.run(),
+        Mode::Throughput(mode) => mode.run(),
+    };
+    if let Err(error) = done {
         eprintln!("hublane-bench: {error}");
         std::process::exit(1);
     }
