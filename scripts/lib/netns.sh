@@ -13,6 +13,7 @@ RUN='' # scratch folder of this run, set by net_up
 
 ns_client() { printf 'hl%s-%s' "$$" "$1"; }
 addr_server() { printf '10.91.%s.1' "$1"; }
+# Where client N begins; the row new-address moves it within its /24.
 addr_client() { printf '10.91.%s.2' "$1"; }
 
 in_server() { ip netns exec "$NS_SERVER" "$@"; }
