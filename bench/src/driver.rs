@@ -136,9 +136,9 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
         self.lost
     }
 
-    /// Frames of `member` that wait for their connection.
-    pub(crate) fn queued(&self, member: usize) -> usize {
-        self.links[member].queued()
+    /// One more than the highest number that has arrived of the flow of `member`.
+    pub(crate) fn arrived(&self, member: usize) -> u64 {
+        self.flows.next(member)
     }
 
     /// What has arrived so far.

@@ -80,6 +80,11 @@ impl Flows {
         Self { flows: vec![Flow::default(); members], stray: Seen::default() }
     }
 
+    /// One more than the highest number that has arrived of the flow of `member`.
+    pub(crate) fn next(&self, member: usize) -> u64 {
+        self.flows[member].next
+    }
+
     /// All flows together.
     pub(crate) fn total(&self) -> Seen {
         self.flows.iter().map(|flow| flow.seen).fold(self.stray, |a, b| Seen {
