@@ -123,7 +123,7 @@ fn comments_tell_reasons_not_history() {
         "no longer used",
         "old implementation",
         "new implementation",
-        "/work/",
+        "/home/",
         "as discussed",
     ];
     let mut found = every_source(|s| s.lines_naming(&s.comments, HISTORY));
