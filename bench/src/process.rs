@@ -1,7 +1,9 @@
-//! What another process of this machine has used.
+//! What another process of this machine uses.
 
 use std::error::Error;
 use std::fs;
+
+use hublane::sys::clock::process_cpu_ns;
 
 /// A process by its number.
 pub(crate) struct Process(u32);
@@ -12,34 +14,59 @@ impl Process {
         Self(pid)
     }
 
-    /// CPU time of all its threads, user and system, in seconds; counted in ticks of 10 ms (proc(5)).
+    /// CPU time of all its threads, user and system, in nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> Result<u64, Box<dyn Error>> {
+        process_cpu_ns(self.0).map_err(|error| format!("process {}: {error}", self.0).into())
+    }
+
+    /// The same in seconds.
     pub(crate) fn cpu_seconds(&self) -> Result<f64, Box<dyn Error>> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0))?;
-        ticks(&stat)
-            .map(|ticks| ticks as f64 / TICKS_PER_SECOND)
-            .ok_or_else(|| "/proc/PID/stat has another form".into())
+        Ok(self.cpu_ns()? as f64 / 1e9)
+    }
+
+    /// Memory that is resident, in KiB.
+    #[allow(dead_code, reason = "for the modes that watch a server grow")]
+    pub(crate) fn rss_kib(&self) -> Result<u64, Box<dyn Error>> {
+        self.status("VmRSS")
+    }
+
+    /// Threads.
+    #[allow(dead_code, reason = "for the modes that watch a server grow")]
+    pub(crate) fn threads(&self) -> Result<u64, Box<dyn Error>> {
+        self.status("Threads")
+    }
+
+    fn status(&self, field: &str) -> Result<u64, Box<dyn Error>> {
+        let path = format!("/proc/{}/status", self.0);
+        let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        number(&text, field).ok_or_else(|| format!("{path} has no number for {field}").into())
     }
 }
 
-/// utime and stime, fields 14 and 15. The name, field 2, may hold anything but ends with the last bracket.
-fn ticks(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    Some(user + system)
+/// The number after `field:` in the form of proc_pid_status(5).
+fn number(status: &str, field: &str) -> Option<u64> {
+    let rest = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    rest.split_whitespace().next()?.parse().ok()
 }
-
-/// `USER_HZ` of every architecture Linux runs on today.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_name_may_hold_brackets_and_blanks() {
-        let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 1 0 5 0 0";
-        assert_eq!(ticks(stat), Some(300));
-        assert_eq!(ticks("7 (a"), None);
+    fn a_field_is_found_by_its_whole_name() {
+        let status = "Name:\thub\nVmRSSx:\t1 kB\nVmRSS:\t  1234 kB\nThreads:\t7\n";
+        assert_eq!(number(status, "VmRSS"), Some(1234));
+        assert_eq!(number(status, "Threads"), Some(7));
+        assert_eq!(number(status, "Name"), None);
+        assert_eq!(number(status, "VmR"), None);
+    }
+
+    #[test]
+    fn this_process_has_memory_threads_and_cpu_time() {
+        let own = Process::new(std::process::id());
+        assert!(own.rss_kib().unwrap() > 100);
+        assert!(own.threads().unwrap() >= 1);
+        assert!(own.cpu_ns().unwrap() > 0);
     }
 }
