@@ -1,4 +1,4 @@
-//! Logging many members in, some at the same time.
+//! Logging members in, some at the same time.
 
 use std::error::Error;
 use std::io::BufRead;
@@ -7,17 +7,19 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use hublane::client::dial::{DialError, Dialled, Route, dial, dial_additional};
-use hublane::tls::config::{ServerTrust, TlsVersions, client_config};
+use hublane::tls::config::{ServerTrust, Signatures, TlsVersions, client_config_for};
+use hublane::tls::keys::{Suite, Version};
 use hublane::tunnel::link::Way;
 use hublane::tunnel::login::client::{Account, Secret};
 use hublane::tunnel::login::{ClientInfo, Direction, Wants};
 
 use crate::driver::{Line, Member};
+use crate::progress::Progress;
 
 /// Where to log in, and as whom.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Login {
     /// Server to log in to.
     #[arg(long, value_name = "ADDR:PORT")]
@@ -33,34 +35,140 @@ pub(crate) struct Login {
     password_stdin: bool,
     /// TCP connections of each member, 1 to 32.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
-    connections: u8,
+    pub(crate) connections: u8,
     /// Logins at the same time.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: u8,
+    #[command(flatten)]
+    tls: Tls,
+}
+
+/// What is offered to the server.
+#[derive(Args, Clone)]
+pub(crate) struct Tls {
+    /// Cipher to offer, no other; all if not given.
+    #[arg(long, value_name = "CIPHER")]
+    suite: Option<Cipher>,
+    /// TLS versions to offer.
+    #[arg(long, default_value = "both", value_name = "VERSION")]
+    tls: Versions,
+    /// Kinds of certificate to accept.
+    #[arg(long, default_value = "any", value_name = "KIND")]
+    signature: Kind,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Cipher {
+    #[value(name = "aes-128-gcm")]
+    Aes128Gcm,
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Versions {
+    #[value(name = "1.2")]
+    Only12,
+    #[value(name = "1.3")]
+    Only13,
+    Both,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Any,
+    Rsa,
+    Ecdsa,
+}
+
+impl Tls {
+    /// For rustls.
+    pub(crate) fn client_config(&self) -> rustls::ClientConfig {
+        let versions = match self.tls {
+            Versions::Only12 => TlsVersions::Only12,
+            Versions::Only13 => TlsVersions::Only13,
+            Versions::Both => TlsVersions::Both,
+        };
+        let signatures = match self.signature {
+            Kind::Any => Signatures::Any,
+            Kind::Rsa => Signatures::Rsa,
+            Kind::Ecdsa => Signatures::Ecdsa,
+        };
+        client_config_for(ServerTrust::AcceptAny, versions, &self.suites(), signatures)
+    }
+
+    /// Those that are offered, best first.
+    pub(crate) fn suites(&self) -> Vec<Suite> {
+        let wanted = match self.suite {
+            None => "",
+            Some(Cipher::Aes128Gcm) => "AES_128_GCM",
+            Some(Cipher::Aes256Gcm) => "AES_256_GCM",
+            Some(Cipher::ChaCha20Poly1305) => "CHACHA20",
+        };
+        Suite::ALL.into_iter().filter(|suite| suite.name().contains(wanted)).collect()
+    }
+}
+
+/// Logs members in, one at a time; shared by threads.
+pub(crate) struct Dialer {
+    route: Route,
+    hub: String,
+    user: String,
+    password: String,
+    connections: u8,
 }
 
 impl Login {
-    /// Logs `count` members in.
-    pub(crate) fn log_in(&self, count: usize) -> Result<Vec<Member>, Box<dyn Error>> {
+    /// Ready to log in `count` members.
+    pub(crate) fn dialer(&self, count: usize) -> Result<Dialer, Box<dyn Error>> {
         self.check_descriptors(count)?;
-        let password = self.password()?;
-        let route = Route {
-            server: self.server,
-            tls: Arc::new(client_config(ServerTrust::AcceptAny, TlsVersions::Both)),
-            timeout: Duration::from_secs(15),
-        };
+        let tls = Arc::new(self.tls.client_config());
+        Ok(Dialer {
+            route: Route { server: self.server, tls, timeout: Duration::from_secs(15) },
+            hub: self.hub.clone(),
+            user: self.user.clone(),
+            password: self.password()?,
+            connections: self.connections,
+        })
+    }
+
+    /// Logs members 0 to `count` - 1 in.
+    pub(crate) fn log_in(
+        &self,
+        dialer: &Dialer,
+        count: usize,
+        progress: &Progress,
+    ) -> Result<Vec<Member>, Box<dyn Error>> {
+        let mut members = Vec::with_capacity(count);
+        self.each(dialer, count, |member| {
+            members.push(member);
+            progress.counted("logged in", members.len(), count);
+        })?;
+        members.sort_by_key(|member| member.number);
+        Ok(members)
+    }
+
+    /// The same, giving each to `taken` as soon as it is there.
+    pub(crate) fn each(
+        &self,
+        dialer: &Dialer,
+        count: usize,
+        mut taken: impl FnMut(Member),
+    ) -> Result<(), Box<dyn Error>> {
         let next = AtomicUsize::new(0);
         let (members, received) = mpsc::channel();
         std::thread::scope(|scope| {
             for _ in 0..self.parallel {
-                let (route, next, members, password) = (&route, &next, members.clone(), &password);
+                let (next, members) = (&next, members.clone());
                 scope.spawn(move || {
                     loop {
                         let number = next.fetch_add(1, Relaxed);
                         if number >= count {
                             return;
                         }
-                        let member = self.member(route, password, number);
+                        let member = dialer.member(number);
                         let failed = member.is_err();
                         if members.send(member).is_err() || failed {
                             next.store(count, Relaxed);
@@ -69,18 +177,25 @@ impl Login {
                     }
                 });
             }
-        });
-        drop(members);
-        let mut members = received.iter().collect::<Result<Vec<_>, _>>()?;
-        members.sort_by_key(|member| member.number);
-        Ok(members)
+            drop(members);
+            for member in received {
+                taken(member?);
+            }
+            Ok(())
+        })
     }
 
     fn check_descriptors(&self, count: usize) -> Result<(), Box<dyn Error>> {
         let limit = hublane::sys::limits::raise_open_files()?;
-        let wanted = count as u64 * u64::from(self.connections) + 64;
-        if limit < wanted {
-            return Err(format!("{wanted} descriptors wanted, the limit is {limit}: raise it by `ulimit -Hn`").into());
+        let spare = 64;
+        let per_member = u64::from(self.connections);
+        let possible = limit.saturating_sub(spare) / per_member;
+        if (count as u64) > possible {
+            return Err(format!(
+                "{count} members of {per_member} connections are too many for {limit} open descriptors: {possible} can \
+                 be had, or raise the limit (`ulimit -Hn`)"
+            )
+            .into());
         }
         Ok(())
     }
@@ -92,16 +207,19 @@ impl Login {
         }
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
     }
+}
 
-    fn member(&self, route: &Route, password: &str, number: usize) -> Result<Member, DialError> {
+impl Dialer {
+    /// Logs member `number` in.
+    pub(crate) fn member(&self, number: usize) -> Result<Member, DialError> {
         let account = Account {
             hub: self.hub.clone(),
             user: self.user.clone(),
-            secret: Secret::Password(password.to_owned().into()),
+            secret: Secret::Password(self.password.clone().into()),
             client: client(number),
         };
         let wants = Wants { max_connection: self.connections, encrypt: true, ..Wants::default() };
-        let first = dial(route, account, wants)?;
+        let first = dial(&self.route, account, wants)?;
         let timeout = Duration::from_millis(u64::from(first.granted.timeout_ms));
         let key = first.granted.session_key.clone();
         let half = first.granted.half_duplex;
@@ -109,7 +227,7 @@ impl Login {
         let way = Way { send: true, receive: !half };
         let mut lines = vec![line(first, way)];
         for _ in 1..more {
-            let next = dial_additional(route, &key, client(number))?;
+            let next = dial_additional(&self.route, &key, client(number))?;
             let way = match next.granted {
                 Direction::Both => Way::BOTH,
                 Direction::ToClient => Way { send: false, receive: true },
@@ -118,6 +236,15 @@ impl Login {
             lines.push(line(next, way));
         }
         Ok(Member { number, timeout, lines })
+    }
+}
+
+impl Member {
+    /// Version and suite of the first connection, for reports.
+    pub(crate) fn tls(&self) -> String {
+        let layer = &self.lines[0].layer;
+        let version = if layer.version() == Version::Tls13 { "TLS1.3" } else { "TLS1.2" };
+        format!("{version} {}", layer.suite().name())
     }
 }
 

@@ -1,11 +1,27 @@
 //! `hublane-bench`: load for any hub that speaks the SoftEther protocol.
+//!
+//! A mode makes a plan (`plan`: who sends what to whom, how fast), logs members in (`login`) and gives both to the
+//! engine (`engine`), whose threads (`shard`) drive the members' links (`driver`), send by the plan and check what
+//! arrives (`inbox`, `traffic`). `report` adds it up.
 
+mod capacity;
 mod driver;
+mod engine;
+mod flood;
+mod inbox;
+mod latency;
 mod login;
-mod members;
+mod logins;
+mod mixed;
+mod plan;
 mod process;
+mod progress;
+mod report;
+mod sessions;
+mod shard;
 mod throughput;
 mod traffic;
+mod visits;
 
 use clap::{Parser, Subcommand};
 
@@ -22,16 +38,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Mode {
-    /// N members log in, stay and chatter: unicast to each other at a low rate.
-    Members(members::Members),
-    /// Pairs of members: how much goes through, and what it costs the server.
+    /// How much goes through, and what it costs the server.
     Throughput(throughput::Throughput),
+    /// How long frames take at given rates.
+    Latency(latency::Latency),
+    /// One member broadcasts, all others receive.
+    Flood(flood::Flood),
+    /// N members log in and stay, silent or chatting.
+    Sessions(sessions::Sessions),
+    /// Members log in and leave at once.
+    Logins(logins::Logins),
+    /// Steady traffic while members come and go.
+    Mixed(mixed::Mixed),
 }
 
 fn main() {
     let done = match Cli::parse().mode {
-        Mode::Members(mode) => mode.run(),
         Mode::Throughput(mode) => mode.run(),
+        Mode::Latency(mode) => mode.run(),
+        Mode::Flood(mode) => mode.run(),
+        Mode::Sessions(mode) => mode.run(),
+        Mode::Logins(mode) => mode.run(),
+        Mode::Mixed(mode) => mode.run(),
     };
     if let Err(error) = done {
         eprintln!("hublane-bench: {error}");

@@ -5,17 +5,24 @@
 //! | dst    | src    | 88b5 | flow | seq  | time | check | filling ... | check |
 //! ```
 //!
-//! A flow is all that one member sends; its frames are numbered from 0.
+//! Frames of a flow are numbered from 0. `time` is when the frame was meant to leave, by the clock of this machine.
 
-use hublane::metrics::drops::DropReason;
 use hublane::tick::Tick;
-use hublane::tunnel::link::FrameSink;
 
 /// EtherType for local experiments (IEEE 802).
 const LOCAL_EXPERIMENT: [u8; 2] = [0x88, 0xb5];
 
-/// Shortest frame that has room for everything.
-pub(crate) const FRAME_BYTES_MIN: usize = 60;
+/// Shortest frame that has room for everything; also the shortest of Ethernet.
+pub(crate) const FRAME_BYTES_MIN: u16 = 60;
+
+/// Longest frame that stock clients carry: MTU 1500 and a header.
+pub(crate) const FRAME_BYTES_MAX: u16 = 1514;
+
+/// The flow of frames that only make their sender's address known.
+pub(crate) const HELLO: u32 = u32::MAX;
+
+/// To all.
+pub(crate) const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// A locally administered address for each member.
 pub(crate) fn mac(number: usize) -> [u8; 6] {
@@ -23,132 +30,134 @@ pub(crate) fn mac(number: usize) -> [u8; 6] {
     [0x02, 0x5e, a, b, c, d]
 }
 
-/// Makes `frame` number `seq` of the flow of member `from`, addressed to member `to`.
-pub(crate) fn stamp(frame: &mut [u8], from: usize, to: usize, seq: u64, now: Tick) {
-    let end = frame.len() - 8;
-    frame[..6].copy_from_slice(&mac(to));
-    frame[6..12].copy_from_slice(&mac(from));
-    frame[12..14].copy_from_slice(&LOCAL_EXPERIMENT);
-    frame[14..18].copy_from_slice(&(from as u64).to_be_bytes()[4..]);
-    frame[18..26].copy_from_slice(&seq.to_be_bytes());
-    frame[26..34].copy_from_slice(&now.0.to_be_bytes());
-    let check = check_of(from as u64, seq, now.0, end).to_be_bytes();
-    frame[34..42].copy_from_slice(&check);
-    frame[end..].copy_from_slice(&check);
+/// What a frame says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Which flow it belongs to.
+    pub(crate) flow: u32,
+    /// Its number in the flow.
+    pub(crate) seq: u64,
+    /// When it was meant to leave.
+    pub(crate) time: Tick,
 }
 
-fn check_of(flow: u64, seq: u64, time: u64, end: usize) -> u64 {
-    let mixed = (flow ^ seq.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ time ^ end as u64;
-    mixed.wrapping_mul(0xd6e8_feb8_6659_fd93)
+impl Stamp {
+    /// Writes it into all of `frame`, from member `from` to address `dst`.
+    pub(crate) fn write(self, frame: &mut [u8], dst: [u8; 6], from: usize) {
+        let end = frame.len() - 8;
+        frame[..6].copy_from_slice(&dst);
+        frame[6..12].copy_from_slice(&mac(from));
+        frame[12..14].copy_from_slice(&LOCAL_EXPERIMENT);
+        frame[14..18].copy_from_slice(&self.flow.to_be_bytes());
+        frame[18..26].copy_from_slice(&self.seq.to_be_bytes());
+        frame[26..34].copy_from_slice(&self.time.0.to_be_bytes());
+        let check = self.check(end).to_be_bytes();
+        frame[34..42].copy_from_slice(&check);
+        frame[end..].copy_from_slice(&check);
+    }
+
+    /// The stamp of a frame that is as it was sent; `None` if it is not.
+    pub(crate) fn read(frame: &[u8]) -> Option<Self> {
+        if frame.len() < usize::from(FRAME_BYTES_MIN) {
+            return None;
+        }
+        let end = frame.len() - 8;
+        let word = |at: usize| frame[at..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+        let flow = u32::from_be_bytes(*frame[14..].first_chunk()?);
+        let stamp = Self { flow, seq: word(18)?, time: Tick(word(26)?) };
+        let check = stamp.check(end);
+        (word(34)? == check && word(end)? == check).then_some(stamp)
+    }
+
+    fn check(self, end: usize) -> u64 {
+        let mixed = (u64::from(self.flow) ^ self.seq.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ self.time.0 ^ end as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)
+    }
 }
 
-/// What arrived of a flow, or of all.
+/// Whether `frame` is of this program; others (discovery of the server, say) are not counted.
+pub(crate) fn is_ours(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&LOCAL_EXPERIMENT)
+}
+
+/// What arrived of one flow at one member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// Frames that arrived whole.
-    pub(crate) frames: u64,
-    /// Their bytes.
-    pub(crate) bytes: u64,
-    /// Frames that should have come before others that came.
-    pub(crate) lost: u64,
-    /// Frames that came a second time.
-    pub(crate) duplicate: u64,
-    /// Frames that came after later ones of their flow.
-    pub(crate) reordered: u64,
-    /// Frames that were not as they were sent.
-    pub(crate) corrupt: u64,
-}
-
-/// What arrived.
-pub(crate) struct Flows {
-    flows: Vec<Flow>,
-    stray: Seen,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Flow {
+pub(crate) struct Track {
     /// One more than the highest number seen.
-    next: u64,
+    pub(crate) next: u64,
     /// Which of the 64 numbers below `next` were seen, the last one in bit 0.
     window: u64,
-    seen: Seen,
+    /// Numbers below `next` that were not seen.
+    pub(crate) missing: u64,
+    /// Frames that came a second time.
+    pub(crate) duplicate: u64,
+    /// Frames that came after later ones.
+    pub(crate) reordered: u64,
 }
 
-impl Flows {
-    /// For the flows of members 0 to `members` - 1.
-    pub(crate) fn new(members: usize) -> Self {
-        Self { flows: vec![Flow::default(); members], stray: Seen::default() }
+impl Track {
+    /// Frame `seq` has arrived. `false`: not for the first time.
+    pub(crate) fn arrived(&mut self, seq: u64) -> bool {
+        if seq >= self.next {
+            let skipped = seq - self.next;
+            self.window = if skipped < 63 { self.window << (skipped + 1) | 1 } else { 1 };
+            self.missing += skipped;
+            self.next = seq + 1;
+            return true;
+        }
+        let back = self.next - 1 - seq;
+        let bit = 1u64.checked_shl(u32::try_from(back).unwrap_or(64)).unwrap_or(0);
+        if bit == 0 || self.window & bit != 0 {
+            self.duplicate += 1;
+            return false;
+        }
+        self.window |= bit;
+        self.missing -= 1;
+        self.reordered += 1;
+        true
     }
+}
 
-    /// One more than the highest number that has arrived of the flow of `member`.
-    pub(crate) fn next(&self, member: usize) -> u64 {
-        self.flows[member].next
-    }
+/// Length of the frames of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameSize {
+    /// All alike.
+    Fixed(u16),
+    /// Seven of 60 bytes to four of 590 and one of 1514: the "simple IMIX" of the Internet (RFC 6985 §3).
+    Imix,
+}
 
-    /// All flows together.
-    pub(crate) fn total(&self) -> Seen {
-        self.flows.iter().map(|flow| flow.seen).fold(self.stray, |a, b| Seen {
-            frames: a.frames + b.frames,
-            bytes: a.bytes + b.bytes,
-            lost: a.lost + b.lost,
-            duplicate: a.duplicate + b.duplicate,
-            reordered: a.reordered + b.reordered,
-            corrupt: a.corrupt + b.corrupt,
+impl FrameSize {
+    /// Length of frame `seq`.
+    pub(crate) fn of(self, seq: u64) -> usize {
+        const IMIX: [u16; 12] = [60, 590, 60, 60, 590, 60, 1514, 60, 590, 60, 590, 60];
+        usize::from(match self {
+            Self::Fixed(len) => len,
+            Self::Imix => IMIX[usize::try_from(seq % 12).expect("below 12")],
         })
     }
 }
 
-impl FrameSink for Flows {
-    /// Takes a frame that arrived; other traffic is ignored.
-    fn frame(&mut self, frame: &[u8]) {
-        if frame.get(12..14) != Some(&LOCAL_EXPERIMENT) {
-            return;
-        }
-        match read(frame).and_then(|(flow, seq)| Some((self.flows.get_mut(flow)?, seq))) {
-            Some((flow, seq)) => flow.arrived(seq, frame.len()),
-            None => self.stray.corrupt += 1,
-        }
-    }
+impl std::str::FromStr for FrameSize {
+    type Err = String;
 
-    /// What the server sends is always a frame, else the tunnel is at fault.
-    fn dropped(&mut self, _reason: DropReason) {
-        self.stray.corrupt += 1;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "imix" {
+            return Ok(Self::Imix);
+        }
+        match text.parse() {
+            Ok(len @ FRAME_BYTES_MIN..=FRAME_BYTES_MAX) => Ok(Self::Fixed(len)),
+            _ => Err(format!("a number from {FRAME_BYTES_MIN} to {FRAME_BYTES_MAX}, or imix")),
+        }
     }
 }
 
-/// Flow and number of a frame that is as it was sent.
-fn read(frame: &[u8]) -> Option<(usize, u64)> {
-    if frame.len() < FRAME_BYTES_MIN {
-        return None;
-    }
-    let end = frame.len() - 8;
-    let word = |at: usize| frame[at..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-    let flow = u32::from_be_bytes(*frame[14..].first_chunk()?);
-    let (seq, time) = (word(18)?, word(26)?);
-    let check = check_of(u64::from(flow), seq, time, end);
-    (word(34)? == check && word(end)? == check).then_some((usize::try_from(flow).ok()?, seq))
-}
-
-impl Flow {
-    fn arrived(&mut self, seq: u64, len: usize) {
-        if seq >= self.next {
-            let skipped = seq - self.next;
-            self.window = if skipped < 63 { self.window << (skipped + 1) | 1 } else { 1 };
-            self.seen.lost += skipped;
-            self.next = seq + 1;
-        } else {
-            let back = self.next - 1 - seq;
-            let bit = 1u64.checked_shl(u32::try_from(back).unwrap_or(64)).unwrap_or(0);
-            if bit == 0 || self.window & bit != 0 {
-                self.seen.duplicate += 1;
-                return;
-            }
-            self.window |= bit;
-            self.seen.lost -= 1;
-            self.seen.reordered += 1;
+impl std::fmt::Display for FrameSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fixed(len) => len.fmt(f),
+            Self::Imix => f.write_str("imix"),
         }
-        self.seen.frames += 1;
-        self.seen.bytes += len as u64;
     }
 }
 
@@ -156,42 +165,51 @@ impl Flow {
 mod tests {
     use super::*;
 
-    fn flows_after(numbers: &[u64]) -> Seen {
-        let mut flows = Flows::new(2);
-        let mut frame = [0; 100];
-        for seq in numbers {
-            stamp(&mut frame, 1, 0, *seq, Tick(7));
-            flows.frame(&frame);
-        }
-        flows.total()
-    }
-
     #[test]
     fn loss_order_and_doubles_are_told_apart() {
-        for (numbers, frames, lost, reordered, duplicate) in [
-            (&[0, 1, 2, 3][..], 4, 0, 0, 0),
-            (&[0, 3], 2, 2, 0, 0),
-            (&[0, 2, 1, 3], 4, 0, 1, 0),
-            (&[0, 1, 1, 2], 3, 0, 0, 1),
-            (&[0, 2, 1, 1], 3, 0, 1, 1),
-            (&[0, 100, 99], 3, 98, 1, 0),
+        for (numbers, missing, reordered, duplicate) in [
+            (&[0, 1, 2, 3][..], 0, 0, 0),
+            (&[0, 3], 2, 0, 0),
+            (&[0, 2, 1, 3], 0, 1, 0),
+            (&[0, 1, 1, 2], 0, 0, 1),
+            (&[0, 2, 1, 1], 0, 1, 1),
+            (&[0, 100, 99], 98, 1, 0),
+            (&[0, 100, 10], 99, 0, 1),
         ] {
-            let seen = flows_after(numbers);
-            let got = (seen.frames, seen.lost, seen.reordered, seen.duplicate);
-            assert_eq!(got, (frames, lost, reordered, duplicate), "{numbers:?}");
+            let mut track = Track::default();
+            for seq in numbers {
+                track.arrived(*seq);
+            }
+            assert_eq!(
+                (track.missing, track.reordered, track.duplicate),
+                (missing, reordered, duplicate),
+                "{numbers:?}"
+            );
         }
     }
 
     #[test]
     fn a_changed_byte_is_seen() {
         let mut frame = [0; 60];
-        stamp(&mut frame, 1, 0, 5, Tick(7));
+        let stamp = Stamp { flow: 1, seq: 5, time: Tick(7) };
+        stamp.write(&mut frame, mac(2), 1);
+        assert_eq!(Stamp::read(&frame), Some(stamp));
         for at in (14..42).chain(52..60) {
-            let mut flows = Flows::new(2);
             let mut damaged = frame;
             damaged[at] ^= 1;
-            flows.frame(&damaged);
-            assert_eq!(flows.total().corrupt, 1, "byte {at}");
+            assert_eq!(Stamp::read(&damaged), None, "byte {at}");
         }
+        assert_eq!(Stamp::read(&frame[..59]), None);
+    }
+
+    #[test]
+    fn imix_is_seven_to_four_to_one() {
+        let mut counts = [60, 590, 1514].map(|len| (len, 0));
+        for seq in 0..1200 {
+            counts.iter_mut().find(|(len, _)| *len == FrameSize::Imix.of(seq)).expect("one of three").1 += 1;
+        }
+        assert_eq!(counts, [(60, 700), (590, 400), (1514, 100)]);
+        assert_eq!("64".parse(), Ok(FrameSize::Fixed(64)));
+        assert!("59".parse::<FrameSize>().is_err() && "1515".parse::<FrameSize>().is_err());
     }
 }

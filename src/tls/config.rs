@@ -103,6 +103,33 @@ pub enum ServerTrust {
     AcceptAny,
 }
 
+/// Which kinds of certificate a client says it can verify; a server with several shows one that fits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Signatures {
+    /// All that the library knows.
+    #[default]
+    Any,
+    /// RSA only, as clients of SoftEther's older versions.
+    Rsa,
+    /// ECDSA only.
+    Ecdsa,
+}
+
+impl Signatures {
+    fn include(self, scheme: SignatureScheme) -> bool {
+        use SignatureScheme::{
+            RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
+        };
+        let rsa =
+            [RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512];
+        match self {
+            Self::Any => true,
+            Self::Rsa => rsa.contains(&scheme),
+            Self::Ecdsa => !rsa.contains(&scheme),
+        }
+    }
+}
+
 /// SHA-256 of a certificate, for [`ServerTrust::Pin`].
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
     let digest = digest::digest(&digest::SHA256, certificate);
@@ -133,16 +160,21 @@ pub fn server_config_for(certificates: ServerCertificates, versions: TlsVersions
 
 /// A client for SoftEther servers: no resumption, no certificate of its own.
 pub fn client_config(trust: ServerTrust, versions: TlsVersions) -> ClientConfig {
-    client_config_for(trust, versions, &Suite::ALL)
+    client_config_for(trust, versions, &Suite::ALL, Signatures::Any)
 }
 
-/// As [`client_config`], with only the given suites, best first.
+/// As [`client_config`], with only the given suites, best first, and only the given kinds of certificate.
 ///
 /// # Panics
 /// If none of the suites belongs to one of the versions.
-pub fn client_config_for(trust: ServerTrust, versions: TlsVersions, suites: &[Suite]) -> ClientConfig {
+pub fn client_config_for(
+    trust: ServerTrust,
+    versions: TlsVersions,
+    suites: &[Suite],
+    signatures: Signatures,
+) -> ClientConfig {
     let provider = with_suites(suites);
-    let verifier = ServerVerifier { trust, algorithms: provider.signature_verification_algorithms };
+    let verifier = ServerVerifier { trust, algorithms: provider.signature_verification_algorithms, signatures };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions.in_rustls())
         .expect("a suite belongs to one of the versions")
@@ -163,6 +195,7 @@ fn with_suites(suites: &[Suite]) -> Arc<CryptoProvider> {
 struct ServerVerifier {
     trust: ServerTrust,
     algorithms: WebPkiSupportedAlgorithms,
+    signatures: Signatures,
 }
 
 impl fmt::Debug for ServerVerifier {
@@ -207,6 +240,7 @@ impl ServerCertVerifier for ServerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        let known = self.algorithms.supported_schemes();
+        known.into_iter().filter(|scheme| self.signatures.include(*scheme)).collect()
     }
 }

@@ -56,7 +56,7 @@ fn our_server(backend: AeadBackend) -> Handshake {
 }
 
 fn rustls_client(suites: &[Suite]) -> Connection {
-    let config = client_config_for(ServerTrust::AcceptAny, TlsVersions::Both, suites);
+    let config = client_config_for(ServerTrust::AcceptAny, TlsVersions::Both, suites, Signatures::Any);
     ClientConnection::new(Arc::new(config), name()).unwrap().into()
 }
 
@@ -426,7 +426,7 @@ fn input_is_bounded() {
 #[test]
 fn fragmented_client_hello() {
     for suite in [Suite::Tls13Aes128GcmSha256, Suite::EcdheRsaAes128GcmSha256] {
-        let mut config = client_config_for(ServerTrust::AcceptAny, TlsVersions::Both, &[suite]);
+        let mut config = client_config_for(ServerTrust::AcceptAny, TlsVersions::Both, &[suite], Signatures::Any);
         config.max_fragment_size = Some(32);
         let mut peer: Connection = ClientConnection::new(Arc::new(config), name()).unwrap().into();
         let mut ours = Ours::new(shake(our_server(AeadBackend::AwsLc), &mut peer).unwrap());
