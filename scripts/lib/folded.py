@@ -15,7 +15,6 @@ KERNEL = [
     ("kernel: copy", r"copy_(user|from|to|page)|_copy_|copyin|copyout|rep_movs|memcpy|memmove|clear_page"),
     ("kernel: TCP and devices", r"tcp|^ip_|^ip6?_|inet|skb|sock|netif|napi|veth|^dev_|^__dev_|net_rx|csum|dst_|qdisc|nf_"),
     ("kernel: io_uring, epoll", r"^(__)?io_|epoll|^ep_"),
-    ("kernel: other", r""),
 ]
 USER = [
     ("AEAD", r"aws_lc|aes|gcm|ghash|chacha|poly1305"),
@@ -50,17 +49,16 @@ def in_kernel(frame):
 
 def group(frames):
     if in_kernel(frames[0]):
-        kernel = [name for name, _ in frames if in_kernel((name, _))]
-        for name, pattern in KERNEL:
-            if any(re.search(pattern, function) for function in kernel):
-                return name
+        frames, groups, rest = [frame for frame in frames if in_kernel(frame)], KERNEL, "kernel: other"
+    else:
+        groups, rest = USER, "other"
     for function, _ in frames:
-        for name, pattern in USER:
+        for name, pattern in groups:
             if re.search(pattern, function):
                 return name
         if ours := OURS.search(function):
             return "ours: " + "/".join(part for part in ours.groups() if part)
-    return "other"
+    return rest
 
 
 def table(title, counts, total, rows):
