@@ -26,6 +26,63 @@ const IMPURE: &[&str] = &[
     "SystemTime",
 ];
 
+/// The files a frame passes (README, "Life of a frame").
+const HOT: &[&str] = &[
+    "src/worker/turn.rs",
+    "src/worker/ingress.rs",
+    "src/worker/egress.rs",
+    "src/worker/exchange.rs",
+    "src/worker/parcel.rs",
+    "src/hub/mod.rs",
+    "src/hub/fdb.rs",
+    "src/hub/limiter.rs",
+    "src/hub/meta.rs",
+    "src/hub/port.rs",
+    "src/hub/shared.rs",
+    "src/hub/view.rs",
+    "src/tunnel/buffer.rs",
+    "src/tunnel/codec.rs",
+    "src/tunnel/conn.rs",
+    "src/tunnel/deframe.rs",
+    "src/tunnel/egress.rs",
+    "src/tunnel/enframe.rs",
+    "src/tunnel/link.rs",
+    "src/tunnel/queue.rs",
+    "src/tls/aead.rs",
+    "src/tls/layer.rs",
+    "src/tls/record.rs",
+    "src/wire/ethernet.rs",
+    "src/wire/flow.rs",
+    "src/wire/kinds.rs",
+    "src/wire/vlan.rs",
+    "src/metrics/counters.rs",
+    "src/sys/ring.rs",
+    "src/sys/bufring.rs",
+    "src/sys/uring.rs",
+];
+
+/// What they may not name, in product code.
+const HEAVY: &[&str] = &[
+    "Mutex",
+    "RwLock",
+    "Condvar",
+    "format!",
+    "write!",
+    "writeln!",
+    "to_string",
+    "println!",
+    "eprintln!",
+    "Instant::now",
+    "SystemTime",
+    "dyn",
+];
+
+/// Except these, each once: file, name, why it is no matter of frames.
+const RARE: &[(&str, &str, &str)] = &[
+    ("src/worker/egress.rs", "to_string", "a port that could not be opened"),
+    ("src/wire/ethernet.rs", "write!", "an address shown to people"),
+];
+
 const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;
 
@@ -56,6 +113,30 @@ fn pure_folders_do_no_io() {
         found
     });
     report("tls, tunnel, wire, hub, gateway and nat do no I/O and know no clock: take a Tick, return a verdict", found);
+}
+
+#[test]
+fn the_way_of_a_frame_neither_locks_nor_formats() {
+    let mut allowed: Vec<_> = RARE.iter().map(|(path, name, _)| (*path, *name)).collect();
+    let mut found = Vec::new();
+    let sources = sources();
+    for path in HOT {
+        let s = sources.iter().find(|s| s.path == *path);
+        let Some(s) = s else { panic!("{path} is gone: name the files of a frame's way in HOT") };
+        for (number, line) in (1..).zip(s.product.lines()) {
+            for name in HEAVY.iter().filter(|name| names(line, name)) {
+                match allowed.iter().position(|rare| *rare == (*path, *name)) {
+                    Some(at) => drop(allowed.swap_remove(at)),
+                    None => found.push(format!("{path}:{number}: {name}")),
+                }
+            }
+        }
+    }
+    found.extend(allowed.iter().map(|(path, name)| format!("{path}: {name} is allowed and does not occur")));
+    report(
+        "no lock, formatting, clock or dyn on the way of a frame; what is rare stands in RARE, with its reason",
+        found,
+    );
 }
 
 #[test]
@@ -252,7 +333,7 @@ fn read(path: &str) -> String {
 /// Every Rust file of the package and of bench.
 fn sources() -> Vec<Source> {
     let mut paths = Vec::new();
-    for folder in ["src", "tests", "bench/src", "bench/tests"] {
+    for folder in ["src", "tests", "bench/src", "bench/tests", "bench/benches"] {
         collect(&root().join(folder), &mut paths);
     }
     let found: Vec<_> = paths
