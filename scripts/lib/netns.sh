@@ -60,6 +60,18 @@ ns_make() {
     ip netns exec "$1" sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 2>/dev/null || true
 }
 
+# ns_cubic NAMESPACE: TCP's congestion control there is cubic, whatever this system prefers. A namespace may choose only
+# among those that the system allows to all.
+ns_cubic() {
+    local allowed
+    allowed=$(sysctl -n net.ipv4.tcp_allowed_congestion_control)
+    case " $allowed " in
+    *' cubic '*) ;;
+    *) sysctl -qw "net.ipv4.tcp_allowed_congestion_control=$allowed cubic" ;;
+    esac
+    ip netns exec "$1" sysctl -qw net.ipv4.tcp_congestion_control=cubic
+}
+
 net_down() {
     local ns
     set +e

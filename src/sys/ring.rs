@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
+use super::clock::monotonic;
 use super::features::TaskRun;
+use crate::tick::Tick;
 use crate::worker::io::Wait;
 
 /// One completion.
@@ -44,6 +46,8 @@ pub(super) struct Ring {
     /// Operations whose last completion has not been reaped.
     in_flight: usize,
     enter_flags: EnterFlags,
+    /// Ends of the timeouts in flight; each is later than those behind it.
+    alarms: Vec<Tick>,
 }
 
 impl Ring {
@@ -63,12 +67,12 @@ impl Ring {
             TaskRun::Plain => &mut builder,
         };
         let ring = builder.build(sq_entries)?;
-        let mut enter_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        let mut enter_flags = EnterFlags::GETEVENTS;
         if no_iowait {
             // A worker that waits for members is idle, not blocked on a disk.
             enter_flags |= EnterFlags::NO_IOWAIT;
         }
-        Ok(Self { ring, backlog: VecDeque::new(), in_flight: 0, enter_flags })
+        Ok(Self { ring, backlog: VecDeque::new(), in_flight: 0, enter_flags, alarms: Vec::new() })
     }
 
     /// The ring itself, for registering and for its parameters.
@@ -111,6 +115,9 @@ impl Ring {
     /// # Errors
     /// If the ring itself failed.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        if let Wait::For(span) = wait {
+            self.set_alarm(monotonic() + span);
+        }
         while let Some(entry) = self.backlog.pop_front() {
             // SAFETY: the promise made to `push` when it put the entry into the backlog.
             if !unsafe { self.try_push(&entry) } {
@@ -122,21 +129,15 @@ impl Ring {
         let queue = self.ring.submission();
         let (to_submit, kernel_wants_us) = (queue.len(), queue.taskrun() || queue.cq_overflow());
         drop(queue);
-        let timeout;
-        let (want, args) = match wait {
+        let want = match wait {
             // Nothing to hand over and nothing to run: what has completed is visible already.
             Wait::Poll if to_submit == 0 && !kernel_wants_us => return Ok(()),
-            Wait::Poll => (0, types::SubmitArgs::new()),
-            Wait::Forever => (1, types::SubmitArgs::new()),
-            Wait::For(span) => {
-                timeout = types::Timespec::from(span);
-                (1, types::SubmitArgs::new().timespec(&timeout))
-            }
+            Wait::Poll => 0,
+            Wait::For(_) | Wait::Forever => 1,
         };
         let to_submit = u32::try_from(to_submit).expect("a ring has at most 32768 entries");
-        // SAFETY: with EXT_ARG the kernel takes a `io_uring_getevents_arg`, which `SubmitArgs` is; the
-        // timespec it may point to lives until the end of this function.
-        let entered = unsafe { self.ring.submitter().enter(to_submit, want, self.enter_flags.bits(), Some(&args)) };
+        // SAFETY: without EXT_ARG the last argument is a signal mask, and there is none.
+        let entered = unsafe { self.ring.submitter().enter::<()>(to_submit, want, self.enter_flags.bits(), None) };
         match entered.map_err(|error| (error.raw_os_error(), error)) {
             Ok(_) => Ok(()),
             // Time is up, or a signal came; or completions must be reaped, or memory is short, before
@@ -146,12 +147,33 @@ impl Ring {
         }
     }
 
-    /// Appends the completions there are now.
+    /// Sees to it that a completion comes at `at` or before. A timeout that is in flight stays, and serves all later
+    /// waits that may last longer: setting and taking back a timer of the kernel at each wait costs more than one
+    /// waking in vain now and then.
+    fn set_alarm(&mut self, at: Tick) {
+        if self.alarms.last().is_some_and(|next| *next <= at) {
+            return;
+        }
+        let timespec = types::Timespec::from(Duration::from_nanos(at.0));
+        let entry = opcode::Timeout::new(&raw const timespec).flags(types::TimeoutFlags::ABS).build();
+        // SAFETY: the timespec is read when the entry is handed over, which `submit` does before it goes.
+        unsafe { self.push(entry.user_data(ALARM)) };
+        // A failure shows again in `enter`, which reports it.
+        let _ = self.ring.submit();
+        self.alarms.push(at);
+    }
+
+    /// Appends the completions there are now, but those of alarms.
     pub(super) fn reap(&mut self, into: &mut Vec<Cqe>) {
         for entry in self.ring.completion() {
             let cqe = Cqe { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
             self.in_flight -= usize::from(!cqe.more());
-            into.push(cqe);
+            if cqe.user_data == ALARM {
+                // The earliest one; they end in order.
+                self.alarms.pop();
+            } else {
+                into.push(cqe);
+            }
         }
     }
 
@@ -164,7 +186,8 @@ impl Ring {
         unsafe { self.push(cancel) };
         let mut reaped = Vec::new();
         for _ in 0..100 {
-            if self.in_flight == 0 {
+            // Alarms name no memory.
+            if self.in_flight == self.alarms.len() {
                 return true;
             }
             if self.enter(Wait::For(Duration::from_millis(10))).is_err() {
@@ -173,6 +196,9 @@ impl Ring {
             self.reap(&mut reaped);
             reaped.clear();
         }
-        self.in_flight == 0
+        self.in_flight == self.alarms.len()
     }
 }
+
+/// Name of all alarms; no [`super::uring`] tag looks like it.
+const ALARM: u64 = u64::MAX;

@@ -11,8 +11,8 @@ use rustls::{ClientConnection, Connection, ServerConnection, SignatureScheme};
 
 use super::aead::AeadBackend;
 use super::config::{
-    ServerCertificates, ServerTrust, TlsVersions, certified_key, client_config, client_config_for, fingerprint,
-    server_config, server_config_for,
+    ServerCertificates, ServerTrust, Signatures, TlsVersions, certified_key, client_config, client_config_for,
+    fingerprint, server_config, server_config_for,
 };
 use super::handshake::{Established, Handshake, HandshakeError, INPUT_BYTES_MAX, Step};
 use super::keys::{Suite, Version};
