@@ -6,21 +6,22 @@
 
 HAPROXY_DIR=$CACHE/haproxy
 PIPE_PORT=5556
+PIPE=pipe # its folder under $RUN; with a port of its own for each, several run at once
 
 # pipe_stop: ends whatever haproxy_start or relay_start has started.
 pipe_stop() {
-    [ -e "$RUN/pipe/pid" ] || return 0
-    stop_group "$(cat "$RUN/pipe/pid")" || fail 'the pipe does not end'
-    rm -f "$RUN/pipe/pid"
+    [ -e "$RUN/$PIPE/pid" ] || return 0
+    stop_group "$(cat "$RUN/$PIPE/pid")" || fail 'the pipe does not end'
+    rm -f "$RUN/$PIPE/pid"
 }
 
 # haproxy_start CPU TO [SUITE]: from PIPE_PORT of every address to TO (ADDR:PORT), by one thread on CPU; its pid is in
-# $RUN/pipe/pid. SUITE is the one TLS 1.3 suite of both sides (aes-128-gcm, as hublane-bench names them).
+# $RUN/$PIPE/pid. SUITE is the one TLS 1.3 suite of both sides (aes-128-gcm, as hublane-bench names them).
 #
 # Buffers stay at 16 kB (tune.bufsize, the default), from which HAProxy makes records of 15 kB and a bit; bigger ones
 # would be another program than the one people run. Priority is that of our server.
 haproxy_start() {
-    local cpu=$1 to=$2 dir=$RUN/pipe
+    local cpu=$1 to=$2 dir=$RUN/$PIPE
     [ -x "$HAPROXY_DIR/usr/sbin/haproxy" ] || die 'HAProxy is missing: scripts/setup --compare'
     mkdir -p "$dir"
     pipe_certificate
@@ -45,7 +46,7 @@ haproxy_config() {
 		    timeout client 1h
 		    timeout server 1h
 		listen pipe
-		    bind 0.0.0.0:$PIPE_PORT ssl crt $RUN/pipe/pipe.pem
+		    bind 0.0.0.0:$PIPE_PORT ssl crt $RUN/$PIPE/pipe.pem
 		    server sink $1 ssl verify none no-ssl-reuse
 	EOF
 }
@@ -53,7 +54,7 @@ haproxy_config() {
 # relay_start CPU TO [FEATURES]: the same by `hublane-bench limit relay`; FEATURES as the server's --kernel-features. It
 # takes whatever suite is offered, so the load decides.
 relay_start() {
-    local dir=$RUN/pipe
+    local dir=$RUN/$PIPE
     mkdir -p "$dir"
     spawn "$NS_SERVER" "$dir/out" "$BENCH" limit relay --listen "0.0.0.0:$PIPE_PORT" --to "$2" --cpu "$1" \
         --kernel-features "${3:-all}"
@@ -61,14 +62,14 @@ relay_start() {
 }
 
 pipe_started() {
-    echo "$SPAWNED" >"$RUN/pipe/pid"
-    within 10 pipe_listens || fail "$1 does not start: $(tail -3 "$RUN/pipe/out")"
+    echo "$SPAWNED" >"$RUN/$PIPE/pid"
+    within 10 pipe_listens || fail "$1 does not start: $(tail -3 "$RUN/$PIPE/out")"
 }
 pipe_listens() { [ -n "$(in_server ss -Hltn "sport = :$PIPE_PORT")" ]; }
 
 # Certificate and key in one file, ECDSA with P-256 as our server's.
 pipe_certificate() {
-    local dir=$RUN/pipe
+    local dir=$RUN/$PIPE
     [ ! -e "$dir/pipe.pem" ] || return 0
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=pipe \
         -keyout "$dir/key.pem" -out "$dir/cert.pem" 2>"$dir/openssl.out" || fail "no certificate: $(cat "$dir/openssl.out")"
