@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use hublane::client::wire::{Wire, WireError};
 use hublane::control::state::certificates::{Kind, unkept};
 use hublane::tls::buffered::Parts;
-use hublane::tls::config::{ServerCertificates, ServerTrust, certified_key, client_config_for, server_config_for};
+use hublane::tls::config::{
+    ServerCertificates, ServerTrust, Signatures, certified_key, client_config_for, server_config_for,
+};
 use hublane::tls::layer::RecordLayer;
 use hublane::tunnel::records::Records;
 use rustls::{ClientConfig, ServerConfig};
@@ -50,7 +52,7 @@ impl Pairing {
         // Accepting waits no longer than it may.
         listener.set_nonblocking(true)?;
         let (suites, versions) = (self.tls.suites(), self.tls.versions());
-        let client = Arc::new(client_config_for(ServerTrust::AcceptAny, versions, &suites));
+        let client = Arc::new(client_config_for(ServerTrust::AcceptAny, versions, &suites, Signatures::Any));
         let (chain, key) = unkept(Kind::Ecdsa, &self.listen.ip().to_string())?;
         let certificates = ServerCertificates::One(certified_key(chain, key)?);
         let server = Arc::new(server_config_for(certificates, versions, &suites));
