@@ -10,17 +10,25 @@ mod engine;
 mod flood;
 mod inbox;
 mod latency;
+mod limit_memory;
+mod limit_relay;
 mod login;
 mod logins;
 mod mixed;
+mod outflow;
 mod plan;
 mod process;
 mod progress;
 mod report;
 mod sessions;
 mod shard;
+mod stream;
+mod stream_drive;
+mod stream_pairs;
 mod throughput;
+mod tls_choice;
 mod traffic;
+mod units;
 mod visits;
 
 use clap::{Parser, Subcommand};
@@ -50,6 +58,19 @@ enum Mode {
     Logins(logins::Logins),
     /// Steady traffic while members come and go.
     Mixed(mixed::Mixed),
+    /// What a hub cannot beat: the same work without sockets, or without frames.
+    #[command(subcommand)]
+    Limit(Limit),
+    /// Source and sink of a TLS pipe: what goes through, and what it costs the pipe.
+    Stream(stream::Stream),
+}
+
+#[derive(Subcommand)]
+enum Limit {
+    /// Frames from record to record in memory, on one thread.
+    Memory(limit_memory::LimitMemory),
+    /// A bare pipe on the server's back end: TLS in, TLS out, no frames. Runs until it is killed.
+    Relay(limit_relay::LimitRelay),
 }
 
 fn main() {
@@ -60,6 +81,9 @@ fn main() {
         Mode::Sessions(mode) => mode.run(),
         Mode::Logins(mode) => mode.run(),
         Mode::Mixed(mode) => mode.run(),
+        Mode::Limit(Limit::Memory(mode)) => mode.run(),
+        Mode::Limit(Limit::Relay(mode)) => mode.run(),
+        Mode::Stream(mode) => mode.run(),
     };
     if let Err(error) = done {
         eprintln!("hublane-bench: {error}");

@@ -25,13 +25,11 @@ impl Process {
     }
 
     /// Memory that is resident, in KiB.
-    #[allow(dead_code, reason = "for the modes that watch a server grow")]
     pub(crate) fn rss_kib(&self) -> Result<u64, Box<dyn Error>> {
         self.status("VmRSS")
     }
 
     /// Threads.
-    #[allow(dead_code, reason = "for the modes that watch a server grow")]
     pub(crate) fn threads(&self) -> Result<u64, Box<dyn Error>> {
         self.status("Threads")
     }

@@ -24,7 +24,7 @@ hublane_config() {
 hublane_start() {
     local tls='' certificate='' features=all workers=0-1 rekey_after='' config=yes state=state via=program n
     [ $# = 0 ] || local "$@"
-    local dir=$RUN/server
+    local dir=$RUN/$SERVER
     local -a args=(--state "$dir/$state" --listen "0.0.0.0:$SERVER_PORT" --control-socket "$dir/control.sock"
         --workers "$workers" --kernel-features "$features")
     [ -z "$tls" ] || args+=(--tls-versions "$tls")
@@ -49,7 +49,7 @@ hublane_start() {
     within 20 hublane_answers || fail "the server does not start: $(tail -3 "$dir/out")"
 }
 
-hublane_ask() { timeout 10 "$HUBLANE" "$@" --control-socket "$RUN/server/control.sock"; }
+hublane_ask() { timeout 10 "$HUBLANE" "$@" --control-socket "$RUN/$SERVER/control.sock"; }
 hublane_answers() { hublane_ask status >/dev/null 2>&1 && server_listens; }
 
 # json EXPRESSION: prints it, with d the JSON on stdin.

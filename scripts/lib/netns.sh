@@ -89,10 +89,12 @@ net_down() {
 
 # spawn NAMESPACE LOGFILE CMD...: starts CMD in its own process group; its pid (= its group) is in SPAWNED.
 # The group is needed because stock SoftEther renices, and forks inside, its whole process group.
+# What stands in SPAWN_BY, such as (taskset -c 1), comes before CMD.
+SPAWN_BY=()
 spawn() {
     local ns=$1 log=$2
     shift 2
-    ip netns exec "$ns" setsid "$@" >>"$log" 2>&1 </dev/null &
+    ip netns exec "$ns" setsid "${SPAWN_BY[@]}" "$@" >>"$log" 2>&1 </dev/null &
     SPAWNED=$!
     disown "$SPAWNED"
 }

@@ -1,12 +1,14 @@
 # shellcheck shell=bash
 # The server under test, ours or the stock one, behind the same few functions.
 # SERVER_KIND is hublane or stock; options are name=value words (see hublane_start, stock_server_start).
+# Where several run at once, SERVER names the one that is meant (its folder is $RUN/$SERVER), with SERVER_PORT.
 
 SERVER_KIND=${SERVER_KIND:-hublane}
+SERVER=${SERVER:-server}
 
 # server_wants [name=value ...]: a server with exactly these options runs; one that already does stays.
 server_wants() {
-    if server_runs && [ "$(cat "$RUN/server/want" 2>/dev/null)" = "as told: $*" ]; then return 0; fi
+    if server_runs && [ "$(cat "$RUN/$SERVER/want" 2>/dev/null)" = "as told: $*" ]; then return 0; fi
     # The stock server ends without close_notify.
     [ "$SERVER_KIND" = hublane ] || clients_stop
     server_stop TERM
@@ -16,30 +18,30 @@ server_wants() {
 }
 
 server_start() {
-    mkdir -p "$RUN/server"
+    mkdir -p "$RUN/$SERVER"
     case $SERVER_KIND in
     hublane) hublane_start "$@" ;;
     stock) stock_server_start "$@" ;;
     esac
-    echo "as told: $*" >"$RUN/server/want"
+    echo "as told: $*" >"$RUN/$SERVER/want"
 }
 
 # server_restart SIGNAL: ends it by SIGNAL and starts it again with the same options.
 server_restart() {
     local told
-    told=$(sed 's/^as told: *//' "$RUN/server/want")
+    told=$(sed 's/^as told: *//' "$RUN/$SERVER/want")
     server_stop "$1"
     # shellcheck disable=SC2086 # options are single words
     server_start $told
 }
 
 server_stop() {
-    [ -e "$RUN/server/pid" ] || return 0
-    stop_group "$(cat "$RUN/server/pid")" "$1" || fail "the server does not end by SIG$1, nor by SIGKILL"
-    rm -f "$RUN/server/pid"
+    [ -e "$RUN/$SERVER/pid" ] || return 0
+    stop_group "$(cat "$RUN/$SERVER/pid")" "$1" || fail "the server does not end by SIG$1, nor by SIGKILL"
+    rm -f "$RUN/$SERVER/pid"
 }
 
-server_runs() { [ -e "$RUN/server/pid" ] && ! gone "$(cat "$RUN/server/pid")"; }
+server_runs() { [ -e "$RUN/$SERVER/pid" ] && ! gone "$(cat "$RUN/$SERVER/pid")"; }
 server_listens() { [ -n "$(in_server ss -Hltn "sport = :$SERVER_PORT")" ]; }
 
 # User names of the members' sessions, one a line.

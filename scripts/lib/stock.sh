@@ -159,22 +159,23 @@ client_logins() { client_log "$1" | grep -c 'Now connected' || true; }
 # ---- server -------------------------------------------------------------------------------------------
 
 vpns_lines() {
-    cat >"$RUN/server/in"
-    in_server timeout 20 "$STOCK_BIN/vpncmd/vpncmd" "127.0.0.1:$SERVER_PORT" /SERVER /PASSWORD: "/IN:$RUN/server/in" </dev/null >"$RUN/server/said" || true
-    all_completed "$RUN/server/said"
+    cat >"$RUN/$SERVER/in"
+    in_server timeout 20 "$STOCK_BIN/vpncmd/vpncmd" "127.0.0.1:$SERVER_PORT" /SERVER /PASSWORD: "/IN:$RUN/$SERVER/in" </dev/null >"$RUN/$SERVER/said" || true
+    all_completed "$RUN/$SERVER/said"
 }
 
 stock_server_answers() { vpns_lines <<<About 2>/dev/null; }
 
-# stock_server_start [tls=1.2|1.3|1.2,1.3]: the first start makes hub and users. Its certificate is always RSA.
+# stock_server_start [tls=1.2|1.3|1.2,1.3] [reattach=yes|no]: the first start makes hub and users. Its certificate is
+# always RSA. With reattach=no a session ends with its connections.
 stock_server_start() {
-    local tls=1.2,1.3 first=''
+    local tls=1.2,1.3 reattach=yes first=''
     [ $# = 0 ] || local "$@"
-    [ -e "$RUN/server/lib" ] || first=yes
-    mkdir -p "$RUN/server/lib"
-    [ -z "$first" ] || stock_server_config >"$RUN/server/lib/vpn_server.config"
+    [ -e "$RUN/$SERVER/lib" ] || first=yes
+    mkdir -p "$RUN/$SERVER/lib"
+    [ -z "$first" ] || stock_server_config >"$RUN/$SERVER/lib/vpn_server.config"
     # Its own setting cannot switch TLS 1.3 off, OpenSSL's can.
-    cat >"$RUN/server/openssl.cnf" <<-EOF
+    cat >"$RUN/$SERVER/openssl.cnf" <<-EOF
 		openssl_conf = conf
 		[conf]
 		ssl_conf = ssl
@@ -184,8 +185,8 @@ stock_server_start() {
 		MinProtocol = TLSv${tls%%,*}
 		MaxProtocol = TLSv${tls##*,}
 	EOF
-    OPENSSL_CONF=$RUN/server/openssl.cnf stock_spawn "$NS_SERVER" server vpnserver
-    within 20 stock_server_answers || fail "the stock server does not start: $(tail -3 "$RUN/server/out")"
+    OPENSSL_CONF=$RUN/$SERVER/openssl.cnf stock_spawn "$NS_SERVER" "$SERVER" vpnserver
+    within 20 stock_server_answers || fail "the stock server does not start: $(tail -3 "$RUN/$SERVER/out")"
     if [ -n "$first" ]; then stock_server_fill; fi
 }
 
@@ -212,7 +213,7 @@ stock_server_config() {
 				bool DisableDeadLockCheck true
 				bool DisableGetHostNameWhenAcceptTcp true
 				bool DisableNatTraversal true
-				bool DisableSessionReconnect false
+				bool DisableSessionReconnect $([ "$reattach" = yes ] && echo false || echo true)
 				bool EnableVpnAzure false
 				bool UseKeepConnect false
 				bool UseWebUI false
@@ -240,5 +241,5 @@ stock_server_fill() {
 # Sessions of members (the hub's own are not listed), one user name a line.
 stock_server_sessions() {
     vpns_lines <<<$'Hub PUBLIC\nSessionList'
-    sed -n 's/^User Name *|//p' "$RUN/server/said" | tr '[:upper:]' '[:lower:]'
+    sed -n 's/^User Name *|//p' "$RUN/$SERVER/said" | tr '[:upper:]' '[:lower:]'
 }

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::tls::keys::{Suite, Version};
-use crate::tls::layer::{CONTROL_BYTES_MAX, connected_pair};
+use crate::tls::layer::{CONTROL_BYTES_MAX, Opened, connected_pair};
+use crate::tls::record::RECORD_BYTES_MAX;
 use crate::tunnel::enframe::keep_alive;
 
 const BACKEND: AeadBackend = AeadBackend::AwsLc;
@@ -190,7 +191,7 @@ fn contradictions_are_refused() {
     let whole = record(&mut peer, &batch(&[b"a block"]));
     let conn = |carry: Vec<u8>| {
         let (server, _) = connected_pair(SUITES[0], BACKEND);
-        Conn { carry, ..Conn::new(server) }.to_bytes()
+        Conn { records: Records { carry }, ..Conn::new(server) }.to_bytes()
     };
     let accepted = |carry: &[u8]| Conn::from_bytes(&conn(carry.to_vec()), BACKEND).is_some();
     assert!(accepted(&[]) && accepted(&whole[..3]) && accepted(&whole[..whole.len() - 1]));

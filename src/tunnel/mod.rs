@@ -11,6 +11,7 @@ pub mod conn;
 pub mod deframe;
 
 pub mod queue;
+pub mod records;
 
 pub mod egress;
 

@@ -64,9 +64,22 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     bytes.join(":")
 }
 
+/// A certificate for `host` that signs itself and is kept nowhere: for programs that need one while they run.
+///
+/// # Errors
+/// If `host` is no name a certificate can carry.
+pub fn unkept(kind: Kind, host: &str) -> Result<Identity, rcgen::Error> {
+    let (key, certificate) = self_signed(kind, host)?;
+    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| rcgen::Error::CouldNotParseKeyPair)?;
+    Ok((vec![certificate.der().clone()], key))
+}
+
+/// Kind of a certificate's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// RSA with 2048 bits.
     Rsa,
+    /// ECDSA with P-256.
     Ecdsa,
 }
 
@@ -111,6 +124,14 @@ fn own(chain_path: &Path, key_path: &Path) -> Result<ServerCertificates, StateEr
 
 /// Key followed by certificate, PEM.
 fn make(kind: Kind, host: &str) -> Result<Zeroizing<Vec<u8>>, rcgen::Error> {
+    let (key, certificate) = self_signed(kind, host)?;
+    let mut pem = Zeroizing::new(Vec::new());
+    pem.extend_from_slice(Zeroizing::new(key.serialize_pem()).as_bytes());
+    pem.extend_from_slice(certificate.pem().as_bytes());
+    Ok(pem)
+}
+
+fn self_signed(kind: Kind, host: &str) -> Result<(KeyPair, rcgen::Certificate), rcgen::Error> {
     let key = match kind {
         Kind::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?,
         Kind::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
@@ -129,10 +150,7 @@ fn make(kind: Kind, host: &str) -> Result<Zeroizing<Vec<u8>>, rcgen::Error> {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let certificate = params.self_signed(&key)?;
-    let mut pem = Zeroizing::new(Vec::new());
-    pem.extend_from_slice(Zeroizing::new(key.serialize_pem()).as_bytes());
-    pem.extend_from_slice(certificate.pem().as_bytes());
-    Ok(pem)
+    Ok((key, certificate))
 }
 
 fn chain(pem: &[u8], path: &Path, hint: &str) -> Result<Vec<CertificateDer<'static>>, StateError> {
@@ -203,6 +221,14 @@ mod tests {
         assert!(ecdsa.rsa.is_none() && ecdsa.fingerprints() == first[1..]);
         for entry in dir.path().read_dir().unwrap() {
             assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn an_unkept_certificate_belongs_to_its_key() {
+        for kind in [Kind::Rsa, Kind::Ecdsa] {
+            let identity = unkept(kind, "10.91.1.1").unwrap();
+            assert_eq!(check(&identity, Path::new("unkept"), "").unwrap(), kind);
         }
     }
 
