@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use hublane::client::dial::{DialError, Dialled, Route, dial, dial_additional};
-use hublane::tls::config::{ServerTrust, Signatures, TlsVersions, client_config_for};
-use hublane::tls::keys::{Suite, Version};
+use hublane::tls::config::{ServerTrust, Signatures, client_config_for};
 use hublane::tunnel::link::Way;
 use hublane::tunnel::login::client::{Account, Secret};
 use hublane::tunnel::login::{ClientInfo, Direction, Wants};
 
 use crate::driver::{Line, Member};
 use crate::progress::Progress;
+use crate::tls_choice::{TlsChoice, describe};
 
 /// Where to log in, and as whom.
 #[derive(Args, Clone)]
@@ -40,75 +40,18 @@ pub(crate) struct Login {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: u8,
     #[command(flatten)]
-    tls: Tls,
-}
-
-/// What is offered to the server.
-#[derive(Args, Clone)]
-pub(crate) struct Tls {
-    /// Cipher to offer, no other; all if not given.
-    #[arg(long, value_name = "CIPHER")]
-    suite: Option<Cipher>,
-    /// TLS versions to offer.
-    #[arg(long, default_value = "both", value_name = "VERSION")]
-    tls: Versions,
+    tls: TlsChoice,
     /// Kinds of certificate to accept.
     #[arg(long, default_value = "any", value_name = "KIND")]
     signature: Kind,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Cipher {
-    #[value(name = "aes-128-gcm")]
-    Aes128Gcm,
-    #[value(name = "aes-256-gcm")]
-    Aes256Gcm,
-    #[value(name = "chacha20-poly1305")]
-    ChaCha20Poly1305,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Versions {
-    #[value(name = "1.2")]
-    Only12,
-    #[value(name = "1.3")]
-    Only13,
-    Both,
-}
-
+/// Kinds of certificate, by who can verify them.
 #[derive(Clone, Copy, ValueEnum)]
 enum Kind {
     Any,
     Rsa,
     Ecdsa,
-}
-
-impl Tls {
-    /// For rustls.
-    pub(crate) fn client_config(&self) -> rustls::ClientConfig {
-        let versions = match self.tls {
-            Versions::Only12 => TlsVersions::Only12,
-            Versions::Only13 => TlsVersions::Only13,
-            Versions::Both => TlsVersions::Both,
-        };
-        let signatures = match self.signature {
-            Kind::Any => Signatures::Any,
-            Kind::Rsa => Signatures::Rsa,
-            Kind::Ecdsa => Signatures::Ecdsa,
-        };
-        client_config_for(ServerTrust::AcceptAny, versions, &self.suites(), signatures)
-    }
-
-    /// Those that are offered, best first.
-    pub(crate) fn suites(&self) -> Vec<Suite> {
-        let wanted = match self.suite {
-            None => "",
-            Some(Cipher::Aes128Gcm) => "AES_128_GCM",
-            Some(Cipher::Aes256Gcm) => "AES_256_GCM",
-            Some(Cipher::ChaCha20Poly1305) => "CHACHA20",
-        };
-        Suite::ALL.into_iter().filter(|suite| suite.name().contains(wanted)).collect()
-    }
 }
 
 /// Logs members in, one at a time; shared by threads.
@@ -124,7 +67,13 @@ impl Login {
     /// Ready to log in `count` members.
     pub(crate) fn dialer(&self, count: usize) -> Result<Dialer, Box<dyn Error>> {
         self.check_descriptors(count)?;
-        let tls = Arc::new(self.tls.client_config());
+        let signatures = match self.signature {
+            Kind::Any => Signatures::Any,
+            Kind::Rsa => Signatures::Rsa,
+            Kind::Ecdsa => Signatures::Ecdsa,
+        };
+        let (versions, suites) = (self.tls.versions(), self.tls.suites());
+        let tls = Arc::new(client_config_for(ServerTrust::AcceptAny, versions, &suites, signatures));
         Ok(Dialer {
             route: Route { server: self.server, tls, timeout: Duration::from_secs(15) },
             hub: self.hub.clone(),
@@ -242,9 +191,7 @@ impl Dialer {
 impl Member {
     /// Version and suite of the first connection, for reports.
     pub(crate) fn tls(&self) -> String {
-        let layer = &self.lines[0].layer;
-        let version = if layer.version() == Version::Tls13 { "TLS1.3" } else { "TLS1.2" };
-        format!("{version} {}", layer.suite().name())
+        describe(self.lines[0].layer.suite())
     }
 }
 
