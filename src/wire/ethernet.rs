@@ -67,22 +67,31 @@ impl<'a> Frame<'a> {
         self.0
     }
 
+    /// One check of the length for all fields of the header.
+    #[inline(always)]
+    fn header(self) -> &'a [u8; HEADER_BYTES] {
+        self.0.first_chunk().expect("checked by new_checked")
+    }
+
     /// Destination address.
-    #[inline]
+    #[inline(always)]
     pub fn dst(self) -> Mac {
-        Mac([self.0[0], self.0[1], self.0[2], self.0[3], self.0[4], self.0[5]])
+        let h = self.header();
+        Mac([h[0], h[1], h[2], h[3], h[4], h[5]])
     }
 
     /// Source address.
-    #[inline]
+    #[inline(always)]
     pub fn src(self) -> Mac {
-        Mac([self.0[6], self.0[7], self.0[8], self.0[9], self.0[10], self.0[11]])
+        let h = self.header();
+        Mac([h[6], h[7], h[8], h[9], h[10], h[11]])
     }
 
     /// EtherType or length field at offset 12; 0x8100 if the frame is tagged.
-    #[inline]
+    #[inline(always)]
     pub fn ethertype(self) -> u16 {
-        u16::from_be_bytes([self.0[12], self.0[13]])
+        let h = self.header();
+        u16::from_be_bytes([h[12], h[13]])
     }
 
     /// What follows the header.
