@@ -479,7 +479,8 @@ def page(facts, rows, found, results, args):
         "",
         "**What it does not say**: throughput is the generator's as much as the server's, one CPU each. Work that the kernel "
         "does for a socket in the sender's context counts for the sender. Delays are those from generator to generator, so "
-        "that of the wire and of its own threads is in them. Stock clients and iperf3 of the download share CPU 0. Figures of virtual machines differ by 15 % from run to run.",
+        "that of the wire and of its own threads is in them. Stock clients and iperf3 of the download share CPU 0. "
+        "Figures of virtual machines differ by 15 % from run to run.",
         "",
         "The commands of the runs, of the first round each:",
         "",
