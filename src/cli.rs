@@ -86,6 +86,10 @@ pub struct ServeArgs {
     /// Implementation that seals and opens records: aws-lc (fast) or aes-gcm (pure Rust) [default: aws-lc].
     #[arg(long, value_name = "NAME")]
     pub aead: Option<String>,
+    /// Pause of a worker, in microseconds, while frames come so often that waking costs more than they do, 0 to 1000
+    /// [default: 100].
+    #[arg(long, value_name = "US", allow_negative_numbers = true)]
+    pub gather_us: Option<i64>,
     /// Update each TLS 1.3 key after so many records, 1 to 16777216 [default: when the cipher asks for it].
     #[arg(long, value_name = "RECORDS", allow_negative_numbers = true)]
     pub rekey_after: Option<i64>,
@@ -106,6 +110,7 @@ impl ServeArgs {
             tls_versions: words("--tls-versions", &self.tls_versions),
             certificate: located("--certificate", self.certificate.as_ref()),
             aead: located("--aead", self.aead.as_ref()),
+            gather_us: located("--gather-us", self.gather_us.as_ref()),
             rekey_after_records: located("--rekey-after", self.rekey_after.as_ref()),
             ..RawServer::default()
         }

@@ -63,6 +63,8 @@ pub struct Server {
     pub login_timeout: Duration,
     /// The same from one source address (IPv6: one /64); 1 to 1000000.
     pub connections_per_source_max: u32,
+    /// Pause of a worker while frames come so often that waking for each costs more than they do; 0 to 1 ms.
+    pub gather: Duration,
     /// TLS 1.3 key update after so many records sent. `None`: only when the limits of the cipher ask for it.
     pub rekey_after_records: Option<u64>,
     /// Whose AEAD seals and opens records.
@@ -189,6 +191,7 @@ fn check_server(raw: RawServer, folder: &Path, report: &mut Report<'_>) -> Serve
             1..=1_000_000,
             256,
         ),
+        gather: Duration::from_micros(report.number(raw.gather_us, "gather_us", 0..=1_000, DEFAULT_GATHER_US).into()),
         rekey_after_records: check_rekey(raw.rekey_after_records, report),
         aead: report.choice(raw.aead, "aead", AEADS, AeadBackend::AwsLc),
     }
@@ -382,6 +385,9 @@ const LISTEN_MAX: usize = 64;
 const HUBS_MAX: usize = 4096;
 /// Room for several submissions of every port that is busy in one turn.
 const DEFAULT_QUEUE_DEPTH: u32 = 1024;
+
+/// Little beside the way through any network, enough for several of 20,000 frames a second.
+const DEFAULT_GATHER_US: u16 = 100;
 /// Below the 2^24.5 full records that AES-GCM allows under one key (RFC 8446 §5.5).
 const REKEY_RECORDS_MAX: i64 = 1 << 24;
 

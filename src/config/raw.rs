@@ -32,6 +32,7 @@ pub struct RawServer {
     pub handshake_timeout_s: Option<Located<i64>>,
     pub login_timeout_s: Option<Located<i64>>,
     pub connections_per_source_max: Option<Located<i64>>,
+    pub gather_us: Option<Located<i64>>,
     pub rekey_after_records: Option<Located<i64>>,
     pub aead: Option<Located<String>>,
 }
@@ -53,6 +54,7 @@ impl RawServer {
             handshake_timeout_s: self.handshake_timeout_s.or(file.handshake_timeout_s),
             login_timeout_s: self.login_timeout_s.or(file.login_timeout_s),
             connections_per_source_max: self.connections_per_source_max.or(file.connections_per_source_max),
+            gather_us: self.gather_us.or(file.gather_us),
             rekey_after_records: self.rekey_after_records.or(file.rekey_after_records),
             aead: self.aead.or(file.aead),
         }
@@ -157,6 +159,7 @@ fn read_server(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawServe
         handshake_timeout_s: section.number("handshake_timeout_s"),
         login_timeout_s: section.number("login_timeout_s"),
         connections_per_source_max: section.number("connections_per_source_max"),
+        gather_us: section.number("gather_us"),
         rekey_after_records: section.number("rekey_after_records"),
         aead: section.word("aead"),
     };

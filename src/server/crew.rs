@@ -45,7 +45,7 @@ impl Crew {
         let wakers: io::Result<Vec<Waker>> = cpus.iter().map(|_| Waker::new()).collect();
         let wakers: Arc<[Waker]> = wakers.map_err(while_doing("make a waker"))?.into();
         let (report, reports) = unbounded_channel();
-        let settings = worker_settings(cpus.len(), descriptors);
+        let settings = worker_settings(cpus.len(), descriptors, config.server.gather);
         let mut handles = Vec::new();
         let mut threads = Vec::new();
         for (index, mailbox) in mesh(cpus.len(), MAILBOX_BYTES).into_iter().enumerate() {
@@ -154,9 +154,10 @@ fn make_hubs(config: &Config, workers: usize) -> Arc<[Arc<HubShared>]> {
     config.hubs.iter().map(make).collect()
 }
 
-fn worker_settings(workers: usize, descriptors: u64) -> WorkerSettings {
+fn worker_settings(workers: usize, descriptors: u64, gather: Duration) -> WorkerSettings {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    WorkerSettings { conns_max: descriptors.saturating_sub(DESCRIPTORS_KEPT) / workers, frames_max: FRAMES_MAX }
+    let conns_max = descriptors.saturating_sub(DESCRIPTORS_KEPT) / workers;
+    WorkerSettings { conns_max, frames_max: FRAMES_MAX, gather }
 }
 
 /// Bytes of the ring from one worker to another: some 600 full frames, 0.8 ms at 10 Gbit/s.

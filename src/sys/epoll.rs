@@ -13,6 +13,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -245,6 +246,7 @@ impl EpollIo {
                 result => result,
             },
             Wait::For(span) => self.epoll.wait(&mut self.events, whole_ms(span)),
+            Wait::Gather { .. } => unreachable!("taken apart by the caller"),
         };
         match result {
             Err(Errno::EINTR) => Ok(0),
@@ -339,7 +341,17 @@ impl StreamIo for EpollIo {
         }
         self.unsent = unsent;
         let can_read = !self.readable.is_empty() && self.pool.has_free();
-        let count = self.wait(if can_read || !self.completions.is_empty() { Wait::Poll } else { wait })?;
+        let count = match wait {
+            _ if can_read || !self.completions.is_empty() => self.wait(Wait::Poll)?,
+            Wait::Gather { pause, longest } => match self.wait(Wait::Poll)? {
+                0 => {
+                    thread::sleep(pause);
+                    self.wait(Wait::For(longest))?
+                }
+                count => count,
+            },
+            wait => self.wait(wait)?,
+        };
         for index in 0..count {
             self.on_event(self.events[index]);
         }

@@ -134,17 +134,12 @@ impl Ring {
             Wait::Poll if to_submit == 0 && !kernel_wants_us => return Ok(()),
             Wait::Poll => 0,
             Wait::For(_) | Wait::Forever => 1,
+            Wait::Gather { .. } => unreachable!("taken apart by the caller"),
         };
         let to_submit = u32::try_from(to_submit).expect("a ring has at most 32768 entries");
         // SAFETY: without EXT_ARG the last argument is a signal mask, and there is none.
         let entered = unsafe { self.ring.submitter().enter::<()>(to_submit, want, self.enter_flags.bits(), None) };
-        match entered.map_err(|error| (error.raw_os_error(), error)) {
-            Ok(_) => Ok(()),
-            // Time is up, or a signal came; or completions must be reaped, or memory is short, before
-            // more can be handed over: the rest stays queued for the next turn.
-            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
-            Err((_, error)) => Err(error),
-        }
+        harmless(entered)
     }
 
     /// Sees to it that a completion comes at `at` or before. A timeout that is in flight stays, and serves all later
@@ -197,6 +192,17 @@ impl Ring {
             reaped.clear();
         }
         self.in_flight == self.alarms.len()
+    }
+}
+
+/// Whether entering the kernel has failed in earnest.
+fn harmless(entered: io::Result<usize>) -> io::Result<()> {
+    match entered.map_err(|error| (error.raw_os_error(), error)) {
+        Ok(_) => Ok(()),
+        // Time is up, or a signal came; or completions must be reaped, or memory is short, before
+        // more can be handed over: the rest stays queued for the next turn.
+        Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
+        Err((_, error)) => Err(error),
     }
 }
 

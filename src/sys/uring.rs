@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread;
 
 use io_uring::{opcode, types};
 
@@ -209,6 +210,16 @@ impl UringIo {
         unsafe { self.ring.push(entry) };
     }
 
+    /// Takes what has completed.
+    fn reap(&mut self) {
+        let mut cqes = mem::take(&mut self.cqes);
+        self.ring.reap(&mut cqes);
+        for cqe in cqes.drain(..) {
+            self.on_cqe(cqe);
+        }
+        self.cqes = cqes;
+    }
+
     fn on_cqe(&mut self, cqe: Cqe) {
         let Some(tag) = Tag::unpack(cqe.user_data) else { return };
         if tag.op == Op::Waker {
@@ -364,13 +375,21 @@ impl StreamIo for UringIo {
         self.rearm_starved();
         // Whoever is still in line while buffers are there must not wait for others' bytes.
         let in_line = !self.starved.is_empty() && self.buffers.provided() > 0;
-        self.ring.enter(if in_line || !self.completions.is_empty() { Wait::Poll } else { wait })?;
-        let mut cqes = mem::take(&mut self.cqes);
-        self.ring.reap(&mut cqes);
-        for cqe in cqes.drain(..) {
-            self.on_cqe(cqe);
+        match wait {
+            _ if in_line || !self.completions.is_empty() => self.ring.enter(Wait::Poll)?,
+            Wait::Gather { pause, longest } => {
+                self.ring.enter(Wait::Poll)?;
+                self.reap();
+                if !self.completions.is_empty() {
+                    return Ok(());
+                }
+                // Not the kernel's own minimal wait: it costs the same, and older kernels have none.
+                thread::sleep(pause);
+                self.ring.enter(Wait::For(longest))?;
+            }
+            wait => self.ring.enter(wait)?,
         }
-        self.cqes = cqes;
+        self.reap();
         Ok(())
     }
 

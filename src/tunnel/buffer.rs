@@ -54,6 +54,17 @@ impl SendBuf {
         self.start += n;
     }
 
+    /// Goes on in `larger`, which is empty: takes its storage and leaves it its own.
+    ///
+    /// # Panics
+    /// If `larger` has less room.
+    pub fn move_into(&mut self, larger: &mut Self) {
+        larger.storage[..self.storage.len()].copy_from_slice(&self.storage);
+        (larger.start, larger.end) = (self.start, self.end);
+        std::mem::swap(self, larger);
+        larger.clear();
+    }
+
     /// Empties the buffer.
     pub fn clear(&mut self) {
         (self.start, self.end) = (0, 0);

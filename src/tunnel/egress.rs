@@ -38,8 +38,15 @@ const RECORD_OVERHEAD_MAX: usize = 13 + 17;
 /// woken more often.
 pub const SEND_BYTES: usize = 4 * (RECORD_PLAIN_MAX + RECORD_OVERHEAD_MAX) + CONTROL_BYTES_MAX;
 
-/// End of the part that frames may fill; behind it a control record always has room.
-const FRAMES_END: usize = SEND_BYTES - CONTROL_BYTES_MAX;
+/// Size of the buffer in which every send begins: room for one record with the longest block, and a control record.
+/// What comes to more goes on in a long one, at the price of copying these bytes.
+pub const SEND_BYTES_SHORT: usize = 2048;
+const _: () = assert!(SEND_BYTES_SHORT >= RECORD_OVERHEAD_MAX + batch_len(BLOCK_BYTES_MAX) + CONTROL_BYTES_MAX);
+
+/// End of the part of a buffer that frames may fill; behind it a control record always has room.
+fn frames_end(buf: &SendBuf) -> usize {
+    buf.capacity() - CONTROL_BYTES_MAX
+}
 
 /// Longest block we append: a frame, with room for a VLAN tag and for what zlib adds to bytes that do not
 /// compress.
@@ -71,6 +78,8 @@ struct OpenRecord {
     at: usize,
     /// Where its plaintext may end.
     limit: usize,
+    /// Bytes of plaintext it may have if the buffer has room for them.
+    plain: usize,
     batch: Batch,
 }
 
@@ -102,34 +111,58 @@ impl Outgoing {
 
     /// The one copy of a frame.
     fn copy_in(&mut self, layer: &mut RecordLayer, block: &[u8], plain_max: usize, sends: &mut SendPool) -> bool {
-        if let (Some(open), Some(buf)) = (&mut self.open, &mut self.buf) {
-            if open.batch.push(&mut buf.storage_mut()[open.at..open.limit], block) {
+        loop {
+            if let (Some(open), Some(buf)) = (&mut self.open, &mut self.buf)
+                && open.batch.push(&mut buf.storage_mut()[open.at..open.limit], block)
+            {
                 return true;
             }
-            // A record that cannot be sealed shows at the flush, which closes the connection.
-            if self.close_record(layer).is_err() {
+            if self.open.as_ref().is_none_or(|open| open.limit == open.at + open.plain) {
+                // A record that cannot be sealed shows at the flush, which closes the connection.
+                if self.close_record(layer).is_err() {
+                    return false;
+                }
+                if self.begin_record(layer, block, plain_max.max(batch_len(block.len())), sends) {
+                    return true;
+                }
+            }
+            // The buffer is what has no room.
+            if !self.lengthen(layer, sends) {
+                // Full for this turn; what is open may as well be sealed.
                 return false;
             }
         }
-        self.begin_record(layer, block, plain_max.max(batch_len(block.len())), sends).is_some()
     }
 
-    /// Begins a record of at most `plain` bytes with `block`; `None` if the buffer has no room.
-    fn begin_record(&mut self, layer: &RecordLayer, block: &[u8], plain: usize, sends: &mut SendPool) -> Option<()> {
-        let buf = self.buf.get_or_insert_with(|| sends.take());
+    /// Begins a record of at most `plain` bytes with `block`; `false` if the buffer has no room.
+    fn begin_record(&mut self, layer: &RecordLayer, block: &[u8], plain: usize, sends: &mut SendPool) -> bool {
+        let buf = self.buf.get_or_insert_with(|| sends.take_short());
         let at = buf.end() + layer.prefix_len();
-        let room = FRAMES_END.checked_sub(at + layer.suffix_len())?;
+        let Some(room) = frames_end(buf).checked_sub(at + layer.suffix_len()) else { return false };
         if room < plain.min(batch_len(BLOCK_BYTES_MAX)) {
-            return None;
+            return false;
         }
         let limit = at + plain.min(room);
         let area = &mut buf.storage_mut()[at..limit];
         let mut batch = Batch::begin(area);
         if !batch.push(area, block) {
-            return None;
+            return false;
         }
-        self.open = Some(OpenRecord { at, limit, batch });
-        Some(())
+        self.open = Some(OpenRecord { at, limit, plain, batch });
+        true
+    }
+
+    /// Goes on in a long buffer; `false` if it is one.
+    fn lengthen(&mut self, layer: &RecordLayer, sends: &mut SendPool) -> bool {
+        let Some(buf) = self.buf.as_mut().filter(|buf| buf.capacity() < SEND_BYTES) else { return false };
+        let mut other = sends.take();
+        buf.move_into(&mut other);
+        sends.give(other);
+        if let Some(open) = &mut self.open {
+            let room = frames_end(buf) - open.at - layer.suffix_len();
+            open.limit = open.at + open.plain.min(room);
+        }
+        true
     }
 
     /// Seals the record under construction, if any.
@@ -152,13 +185,13 @@ impl Outgoing {
 
     /// Whether the buffer has room for any frame.
     pub fn has_room(&self, layer: &RecordLayer) -> bool {
-        let Some(buf) = &self.buf else { return true };
+        let Some(buf) = self.buf.as_ref().filter(|buf| buf.capacity() == SEND_BYTES) else { return true };
         let used = match &self.open {
             Some(open) if open.batch.room(open.limit - open.at) >= BLOCK_BYTES_MAX => return true,
             Some(open) => open.limit + layer.suffix_len(),
             None => buf.end(),
         };
-        used + RECORD_OVERHEAD_MAX + batch_len(BLOCK_BYTES_MAX) <= FRAMES_END
+        used + RECORD_OVERHEAD_MAX + batch_len(BLOCK_BYTES_MAX) <= frames_end(buf)
     }
 
     /// Puts a key update, or an answer to one, behind what was built so far.
@@ -167,7 +200,7 @@ impl Outgoing {
     /// The connection must be closed.
     pub fn control(&mut self, layer: &mut RecordLayer, sends: &mut SendPool) -> Result<(), CloseReason> {
         self.close_record(layer)?;
-        let buf = self.buf.get_or_insert_with(|| sends.take());
+        let buf = self.buf.get_or_insert_with(|| sends.take_short());
         let (start, before) = (buf.end(), layer.key_updates());
         let len = layer.control(&mut buf.storage_mut()[start..])?;
         buf.set_end(start + len);
@@ -184,7 +217,7 @@ impl Outgoing {
         }
         let padding = [0; 511];
         let len = usize::try_from(random & 511).expect("nine bits fit").min(padding.len());
-        let buf = self.buf.get_or_insert_with(|| sends.take());
+        let buf = self.buf.get_or_insert_with(|| sends.take_short());
         let at = buf.end() + layer.prefix_len();
         let len = enframe::keep_alive(&mut buf.storage_mut()[at..], &padding[..len]);
         // A record that cannot be sealed shows at the next data, which closes the connection.

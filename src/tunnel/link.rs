@@ -15,7 +15,7 @@ use super::buffer::SendBuf;
 use super::codec::Codec;
 use super::conn::{CarryPool, Conn};
 use super::deframe::Block;
-use super::egress::{BLOCK_BYTES_MAX, Outgoing};
+use super::egress::{BLOCK_BYTES_MAX, Outgoing, SEND_BYTES, SEND_BYTES_SHORT};
 use super::queue::{Band, Fifo, FramePool, Scheduler};
 use crate::ids::ConnKey;
 use crate::metrics::closes::CloseReason;
@@ -86,26 +86,34 @@ impl Default for Scratch {
     }
 }
 
-/// Send buffers for re-use.
+/// Send buffers for re-use, of two lengths: most sends are short, and a flood to thousands has as many in flight.
 #[derive(Debug, Default)]
 pub struct SendPool {
-    free: Vec<SendBuf>,
+    short: Vec<SendBuf>,
+    long: Vec<SendBuf>,
 }
 
 impl SendPool {
-    /// Buffers kept for re-use; those above are freed, so that a flood leaves nothing behind.
-    const KEPT: usize = 256;
+    /// Buffers kept for re-use, short and long; those above are freed, so that a flood leaves little behind.
+    const KEPT: [usize; 2] = [8192, 256];
 
-    /// An empty buffer of [`super::egress::SEND_BYTES`].
+    /// An empty buffer of [`SEND_BYTES_SHORT`].
+    pub fn take_short(&mut self) -> SendBuf {
+        self.short.pop().unwrap_or_else(|| SendBuf::with_capacity(SEND_BYTES_SHORT))
+    }
+
+    /// An empty buffer of [`SEND_BYTES`].
     pub fn take(&mut self) -> SendBuf {
-        self.free.pop().unwrap_or_else(|| SendBuf::with_capacity(super::egress::SEND_BYTES))
+        self.long.pop().unwrap_or_else(|| SendBuf::with_capacity(SEND_BYTES))
     }
 
     /// Takes a buffer back.
     pub fn give(&mut self, mut buf: SendBuf) {
-        if self.free.len() < Self::KEPT {
+        let short = buf.capacity() == SEND_BYTES_SHORT;
+        let (free, kept) = if short { (&mut self.short, Self::KEPT[0]) } else { (&mut self.long, Self::KEPT[1]) };
+        if free.len() < kept {
             buf.clear();
-            self.free.push(buf);
+            free.push(buf);
         }
     }
 }

@@ -89,7 +89,7 @@ impl<Io: StreamIo> Worker<Io> {
     fn say_goodbye(&mut self, key: ConnKey) {
         let Some(Phase::Closing(closing)) = self.conns.get_mut(key).map(|state| &mut state.phase) else { return };
         if let Some(mut conn) = closing.conn.take() {
-            let mut buf = self.fabric.pools.sends.take();
+            let mut buf = self.fabric.pools.sends.take_short();
             if let Ok(len) = conn.layer.close_notify(buf.storage_mut()) {
                 buf.set_end(len);
                 closing.in_flight = true;

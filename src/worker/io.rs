@@ -85,6 +85,14 @@ pub enum Wait {
     For(Duration),
     /// Until something happens.
     Forever,
+    /// If nothing has happened yet, lets `pause` pass before looking again, whatever happens meanwhile, so that much of
+    /// it is told at once; then as `For` the `longest`.
+    Gather {
+        /// Time to let pass.
+        pause: Duration,
+        /// Longest wait after that.
+        longest: Duration,
+    },
 }
 
 /// The sockets of one worker.

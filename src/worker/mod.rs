@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 
@@ -23,6 +24,7 @@ pub mod closing;
 pub mod commands;
 pub mod egress;
 pub mod exchange;
+pub mod gather;
 pub mod ingress;
 pub mod io;
 pub mod mem;
@@ -35,6 +37,7 @@ pub mod turn;
 
 use egress::Fabric;
 use exchange::{Inbox, Mailbox};
+use gather::Gathering;
 use io::StreamIo;
 use seeds::{Command, Report};
 use slots::ConnTable;
@@ -47,6 +50,8 @@ pub struct WorkerSettings {
     pub conns_max: usize,
     /// Frames that may wait, over all ports; below 2^32 - 1.
     pub frames_max: usize,
+    /// Pause while frames come so often that waking is the cost; zero for none. See [`gather`].
+    pub gather: Duration,
 }
 
 /// Where reports go. Called for logins and ends, never per frame.
@@ -83,6 +88,7 @@ pub struct Worker<Io: StreamIo> {
     scratch: Scratch,
     fabric: Fabric,
     timers: Timers,
+    gathering: Gathering,
     now: Tick,
     /// Frames dropped up to the last sample, by reason, and when the next one is due.
     sampled: Vec<u64>,
@@ -100,6 +106,7 @@ impl<Io: StreamIo> Worker<Io> {
     /// A worker without ports.
     pub fn new(io: Io, settings: WorkerSettings, ties: Ties<Io::Socket>, now: Tick) -> Self {
         let Ties { index, mailbox, wakers, hubs, commands, reports, counters } = ties;
+        let gathering = Gathering::new(settings.gather, now);
         let mut timers = Timers::new(now);
         timers.set(now + turn::HOUSEKEEPING, Timer::Housekeeping);
         let Mailbox { outbox, inbox: mail } = mailbox;
@@ -115,6 +122,7 @@ impl<Io: StreamIo> Worker<Io> {
             scratch: Scratch::default(),
             fabric,
             timers,
+            gathering,
             now,
             sampled: vec![0; DropReason::ALL.len()],
             sample_at: now + turn::SAMPLE,

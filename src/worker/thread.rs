@@ -15,6 +15,7 @@ use crate::sys::affinity::pin_current_thread;
 use crate::sys::clock::{monotonic, thread_cpu_ns};
 use crate::sys::epoll::{EpollConfig, EpollIo};
 use crate::sys::features::KernelFeatures;
+use crate::sys::limits::exact_timers;
 use crate::sys::uring::{UringConfig, UringIo};
 use crate::sys::waker::Waker;
 use crate::tick::Tick;
@@ -86,6 +87,9 @@ pub fn spawn(start: Start) -> io::Result<(JoinHandle<io::Result<()>>, BackEnd)> 
 fn run(start: Start, ready: &mpsc::Sender<BackEnd>) -> io::Result<()> {
     if let Err(error) = pin_current_thread(start.cpu) {
         tracing::warn!(cpu = start.cpu, %error, "worker cannot be pinned; it runs where the kernel puts it");
+    }
+    if let Err(error) = exact_timers() {
+        tracing::warn!(cpu = start.cpu, %error, "timers of a worker are some 50 µs late");
     }
     let Start { features, ring, settings, ties, waker, load, .. } = start;
     let now = monotonic();

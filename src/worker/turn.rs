@@ -53,14 +53,15 @@ impl<Io: StreamIo> Worker<Io> {
     pub fn turn(&mut self, longest: Wait, clock: impl FnOnce() -> Tick) -> io::Result<()> {
         let wait = match self.until_next_timer(longest) {
             Wait::Poll => Wait::Poll,
-            wait if self.mail.fall_asleep() => wait,
+            wait if self.mail.fall_asleep() => self.gathering.wait(wait),
             _ => Wait::Poll,
         };
         self.io.turn(wait)?;
         self.now = clock();
         self.fabric.counters.turns.add(1);
-        self.reap();
-        self.exchange();
+        let received = self.reap();
+        let came = self.exchange() || received;
+        self.gathering.turned(came, self.now);
         self.obey();
         self.expire();
         self.end_broken();
@@ -82,7 +83,8 @@ impl<Io: StreamIo> Worker<Io> {
     }
 
     /// What is left when the turn has read enough waits for the next one, which does not sleep.
-    fn reap(&mut self) {
+    /// Returns whether anything was received.
+    fn reap(&mut self) -> bool {
         let mut bytes = 0;
         while bytes < BYTES_PER_TURN
             && let Some(completion) = self.io.next()
@@ -103,6 +105,7 @@ impl<Io: StreamIo> Worker<Io> {
                 Completion::Woken => {}
             }
         }
+        bytes > 0
     }
 
     /// Bytes from a member: the step in which frames enter the hub.
@@ -176,11 +179,13 @@ impl<Io: StreamIo> Worker<Io> {
     }
 
     /// Frames from other workers, a bounded number, so that they cannot hold up our own members.
-    fn exchange(&mut self) {
-        for _ in 0..PARCELS_PER_TURN {
-            let Some(message) = self.mail.receive() else { return };
+    /// Returns whether there were any.
+    fn exchange(&mut self) -> bool {
+        for taken in 0..PARCELS_PER_TURN {
+            let Some(message) = self.mail.receive() else { return taken > 0 };
             self.fabric.take_in(message.header(), message.frame(), self.now);
         }
+        true
     }
 
     fn expire(&mut self) {

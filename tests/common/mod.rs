@@ -65,7 +65,7 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
                 counters: Arc::new(Counters::default()),
             };
             let io = wrap(MemIo::new(4, 1 << 18, Waker::new().unwrap()));
-            let settings = WorkerSettings { conns_max: CONNS_MAX, frames_max: 4000 };
+            let settings = WorkerSettings { conns_max: CONNS_MAX, frames_max: 4000, gather: Duration::ZERO };
             bench.workers.push(Worker::new(io, settings, ties, now));
             bench.commands.push(command);
         }
