@@ -110,28 +110,36 @@ impl Outgoing {
     }
 
     /// The one copy of a frame.
+    #[inline]
     fn copy_in(&mut self, layer: &mut RecordLayer, block: &[u8], plain_max: usize, sends: &mut SendPool) -> bool {
-        loop {
-            if let (Some(open), Some(buf)) = (&mut self.open, &mut self.buf)
-                && open.batch.push(&mut buf.storage_mut()[open.at..open.limit], block)
-            {
-                return true;
-            }
-            if self.open.as_ref().is_none_or(|open| open.limit == open.at + open.plain) {
-                // A record that cannot be sealed shows at the flush, which closes the connection.
-                if self.close_record(layer).is_err() {
-                    return false;
-                }
-                if self.begin_record(layer, block, plain_max.max(batch_len(block.len())), sends) {
-                    return true;
-                }
-            }
-            // The buffer is what has no room.
-            if !self.lengthen(layer, sends) {
-                // Full for this turn; what is open may as well be sealed.
+        if let (Some(open), Some(buf)) = (&mut self.open, &mut self.buf)
+            && open.batch.push(&mut buf.storage_mut()[open.at..open.limit], block)
+        {
+            return true;
+        }
+        self.copy_into_next(layer, block, plain_max, sends)
+    }
+
+    /// The same where the record under construction has no room, or there is none.
+    #[inline(never)]
+    fn copy_into_next(
+        &mut self,
+        layer: &mut RecordLayer,
+        block: &[u8],
+        plain_max: usize,
+        sends: &mut SendPool,
+    ) -> bool {
+        if self.open.as_ref().is_none_or(|open| open.limit == open.at + open.plain) {
+            // A record that cannot be sealed shows at the flush, which closes the connection.
+            if self.close_record(layer).is_err() {
                 return false;
             }
+            if self.begin_record(layer, block, plain_max.max(batch_len(block.len())), sends) {
+                return true;
+            }
         }
+        // It is the buffer that has no room.
+        self.lengthen(layer, sends) && self.copy_in(layer, block, plain_max, sends)
     }
 
     /// Begins a record of at most `plain` bytes with `block`; `false` if the buffer has no room.

@@ -4,8 +4,9 @@
 //! its length, four words of the caller's choice and a frame. It goes in whole or not at all; a full
 //! ring means that the receiver does not keep up, and the caller counts the drop.
 //!
-//! What was pushed in a turn is announced by [`Outbox::flush`] at its end, once per receiver; only a
-//! receiver that sleeps is rung, because that costs it about 24 µs ([`Doorbell`]).
+//! What is pushed in a turn is put together aside and goes into the ring by kilobytes: memory that two CPUs write
+//! costs by the touch. [`Outbox::flush`] announces it at the end of the turn, once per receiver; only a receiver that
+//! sleeps is rung, because that costs it about 24 µs ([`Doorbell`]).
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub fn mesh(workers: usize, bytes_per_ring: usize) -> Vec<Mailbox> {
     for from in 0..workers {
         for to in (0..workers).filter(|to| *to != from) {
             let (producer, consumer) = RingBuffer::new(bytes_per_ring.max(MESSAGE_BYTES_MAX));
-            mailboxes[from].outbox.rings[to] = Some(producer);
+            mailboxes[from].outbox.lanes[to] = Some(Lane { ring: producer, staged: Vec::new(), room: 0 });
             mailboxes[to].inbox.rings[from] = Some(consumer);
         }
     }
@@ -53,7 +54,7 @@ impl Mailbox {
         let workers = doorbells.len();
         let outbox = Outbox {
             me,
-            rings: (0..workers).map(|_| None).collect(),
+            lanes: (0..workers).map(|_| None).collect(),
             unannounced: 0,
             doorbells: Arc::clone(doorbells),
         };
@@ -74,16 +75,56 @@ impl Mailbox {
 pub struct Outbox {
     me: usize,
     /// By receiver.
-    rings: Vec<Option<Producer<u8>>>,
+    lanes: Vec<Option<Lane>>,
     /// Bit per receiver: has messages that it was not told of.
     unannounced: u64,
     doorbells: Arc<[CachePadded<Doorbell>]>,
 }
 
+/// The way to one receiver.
+struct Lane {
+    ring: Producer<u8>,
+    /// Whole messages that are not in the ring yet. Its memory comes with the first one.
+    staged: Vec<u8>,
+    /// Bytes that the ring had room for when it was last asked, less what went in since.
+    room: usize,
+}
+
+impl Lane {
+    /// `false` if the message does not fit into the ring.
+    #[inline]
+    fn push(&mut self, header: &Header, frame: &[u8]) -> bool {
+        let bytes = HEAD_BYTES + frame.len();
+        if self.room < self.staged.len() + bytes {
+            self.room = self.ring.slots();
+            if self.room < self.staged.len() + bytes {
+                return false;
+            }
+        }
+        if self.staged.len() + bytes > STAGED_BYTES_MAX {
+            self.put();
+        }
+        if self.staged.capacity() == 0 {
+            self.staged.reserve_exact(STAGED_BYTES_MAX);
+        }
+        self.staged.extend_from_slice(&pack_head(frame.len(), header));
+        self.staged.extend_from_slice(frame);
+        true
+    }
+
+    /// Moves what was put together into the ring.
+    fn put(&mut self) {
+        let fits = self.ring.push_entire_slice(&self.staged).is_ok();
+        debug_assert!(fits, "only the writer takes room");
+        self.room -= self.staged.len();
+        self.staged.clear();
+    }
+}
+
 impl Outbox {
     /// How many workers there are, this one included.
     pub fn workers(&self) -> usize {
-        self.rings.len()
+        self.lanes.len()
     }
 
     /// Puts a message into the ring to worker `to`; `false` if it does not fit. The receiver may see it
@@ -94,14 +135,10 @@ impl Outbox {
     #[inline]
     pub fn push(&mut self, to: usize, header: &Header, frame: &[u8]) -> bool {
         assert!(frame.len() <= FRAME_BYTES_MAX, "a frame longer than the tunnel carries");
-        let ring = self.rings[to].as_mut().expect("a worker writes to itself without a mailbox");
-        if ring.slots() < HEAD_BYTES + frame.len() {
+        let lane = self.lanes[to].as_mut().expect("a worker writes to itself without a mailbox");
+        if !lane.push(header, frame) {
             return false;
         }
-        // Two steps that the reader may see half done; it leaves an incomplete message where it is.
-        let fits =
-            ring.push_entire_slice(&pack_head(frame.len(), header)).is_ok() && ring.push_entire_slice(frame).is_ok();
-        debug_assert!(fits, "only the writer takes room");
         self.unannounced |= 1 << to;
         true
     }
@@ -111,6 +148,7 @@ impl Outbox {
     #[inline]
     pub fn flush(&mut self, mut ring: impl FnMut(usize)) {
         for to in bits(std::mem::take(&mut self.unannounced)) {
+            self.lanes[to].as_mut().expect("something was pushed").put();
             if self.doorbells[to].announce(self.me) {
                 ring(to);
             }
@@ -149,25 +187,27 @@ impl Inbox {
         let (header, len) = self.find_message()?;
         self.taken += 1;
         let ring = self.rings[self.at].as_mut().expect("only rings that exist are found");
-        let chunk = ring.read_chunk(len).expect("found complete");
+        let chunk = ring.read_chunk(HEAD_BYTES + len).expect("found complete");
         let (first, second) = chunk.as_slices();
         if second.is_empty() {
             return Some(Message { from: self.at, header, chunk: Some(chunk), copied: &[] });
         }
         let copied = &mut self.scratch[..len];
-        copied[..first.len()].copy_from_slice(first);
-        copied[first.len()..].copy_from_slice(second);
+        // The end of the ring may also lie in the head.
+        let in_first = first.get(HEAD_BYTES..).unwrap_or_default();
+        copied[..in_first.len()].copy_from_slice(in_first);
+        copied[in_first.len()..].copy_from_slice(&second[second.len() - (len - in_first.len())..]);
         chunk.commit_all();
         Some(Message { from: self.at, header, chunk: None, copied })
     }
 
-    /// Finds the sender whose message is next, leaves its number in `at` and takes the head of the
-    /// message; the rest is complete.
+    /// Finds the sender whose message is next, leaves its number in `at` and returns the head of the
+    /// message; all of the message is there.
     fn find_message(&mut self) -> Option<(Header, usize)> {
         while self.mail != 0 {
             let ahead = self.mail & (u64::MAX << self.at);
             self.at = if ahead == 0 { self.mail } else { ahead }.trailing_zeros() as usize;
-            if let Some(found) = self.rings[self.at].as_mut().and_then(take_head) {
+            if let Some(found) = self.rings[self.at].as_mut().and_then(see_head) {
                 return Some(found);
             }
             self.mail &= !(1 << self.at);
@@ -183,27 +223,24 @@ impl Inbox {
     }
 }
 
-/// Takes the head of the first message in `ring` if all of the message is there.
-fn take_head(ring: &mut Consumer<u8>) -> Option<(Header, usize)> {
+/// The head of the first message in `ring`, if there is one. Messages go in whole.
+fn see_head(ring: &mut Consumer<u8>) -> Option<(Header, usize)> {
     let chunk = ring.read_chunk(HEAD_BYTES).ok()?;
-    let mut head = [0; HEAD_BYTES];
     let (first, second) = chunk.as_slices();
+    if let Some(head) = first.first_chunk() {
+        return Some(unpack_head(head));
+    }
+    let mut head = [0; HEAD_BYTES];
     head[..first.len()].copy_from_slice(first);
     head[first.len()..].copy_from_slice(second);
-    let (header, len) = unpack_head(&head);
-    // Announced messages are complete; this one may be under way.
-    if ring.slots() < HEAD_BYTES + len {
-        return None;
-    }
-    ring.read_chunk(HEAD_BYTES).expect("just seen").commit_all();
-    Some((header, len))
+    Some(unpack_head(&head))
 }
 
 /// A message, lent by the ring it came in.
 pub struct Message<'a> {
     from: usize,
     header: Header,
-    /// The frame where it lies in the ring; `None` if it had to be put together.
+    /// Head and frame where they lie in the ring; `None` if it had to be put together.
     chunk: Option<ReadChunk<'a, u8>>,
     copied: &'a [u8],
 }
@@ -222,7 +259,7 @@ impl Message<'_> {
     /// The frame.
     pub fn frame(&self) -> &[u8] {
         match &self.chunk {
-            Some(chunk) => chunk.as_slices().0,
+            Some(chunk) => &chunk.as_slices().0[HEAD_BYTES..],
             None => self.copied,
         }
     }
@@ -304,6 +341,10 @@ const SLEEPING: u64 = 1 << 63;
 /// Length and header.
 const HEAD_BYTES: usize = 40;
 const MESSAGE_BYTES_MAX: usize = HEAD_BYTES + FRAME_BYTES_MAX;
+
+/// Bytes put together before they go into the ring: several cache lines, and few enough to stay near.
+const STAGED_BYTES_MAX: usize = 8 * 1024;
+const _: () = assert!(STAGED_BYTES_MAX >= MESSAGE_BYTES_MAX);
 /// Enough to keep a ring's memory warm, few enough that no sender waits long for the others.
 const MESSAGES_IN_A_ROW: usize = 32;
 
