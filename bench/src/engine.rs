@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use clap::Args;
-use hublane::sys::affinity::{CpuList, pin_current_thread};
+use hublane::sys::affinity::pin_current_thread;
 use hublane::sys::clock::monotonic;
 use hublane::tick::Tick;
 
@@ -31,9 +31,10 @@ pub(crate) struct Measuring {
     /// Process of the server, on this machine: its CPU time, memory and threads are reported.
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,
-    /// CPUs of the generator: a thread pinned to each, such as 0 or 0,2-3. One thread, not pinned, if not given.
-    #[arg(long, value_name = "LIST")]
-    pub(crate) cpus: Option<CpuList>,
+    /// CPUs of the generator: a thread pinned to each, such as 0 or 0,2,3; a CPU named twice has two. Members 0 and 1
+    /// are on the first thread, 2 and 3 on the next one and so on. One thread, not pinned, if not given.
+    #[arg(long, value_name = "CPU,..", value_delimiter = ',')]
+    pub(crate) cpus: Vec<usize>,
     /// Print one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -47,7 +48,7 @@ impl Measuring {
 
     /// Threads that this asks for.
     pub(crate) fn threads(&self) -> usize {
-        self.cpus.as_ref().map_or(1, |cpus| cpus.numbers().len())
+        self.cpus.len().max(1)
     }
 }
 
@@ -78,10 +79,10 @@ pub(crate) struct Outcome {
 impl Engine {
     /// Starts the threads, gives them `members`, and waits until the hub knows all their addresses.
     pub(crate) fn start(measuring: &Measuring, members: Vec<Member>) -> Result<Self, Box<dyn Error>> {
-        let cpus: Vec<Option<usize>> = match &measuring.cpus {
-            Some(list) => list.numbers().iter().copied().map(Some).collect(),
-            None => vec![None],
-        };
+        let mut cpus: Vec<_> = measuring.cpus.iter().copied().map(Some).collect();
+        if cpus.is_empty() {
+            cpus.push(None);
+        }
         let hellos = Arc::new(AtomicU64::new(0));
         let count = members.len();
         let mut shares: Vec<Vec<Member>> = cpus.iter().map(|_| Vec::new()).collect();

@@ -115,6 +115,34 @@ def download(args):
     }))
 
 
+def ping(args):
+    """Round trips between two virtual cards while four TCP streams go the same way."""
+    inside = ["ip", "netns", "exec", args.netns]
+    bulk = subprocess.Popen([*inside, "iperf3", "-c", args.to, "-P", "4", "-t", str(args.seconds + 2), "-J"],
+                            stdout=subprocess.PIPE, text=True)
+    time.sleep(1)
+    before, began = cpu_seconds(args.server_pid), time.monotonic()
+    said = subprocess.run([*inside, "ping", "-n", "-i", "0.005", "-w", str(args.seconds), args.to],
+                          capture_output=True, text=True, check=False).stdout
+    cpu, seconds = cpu_seconds(args.server_pid) - before, time.monotonic() - began
+    streams = bulk.communicate(timeout=args.seconds + 20)[0]
+    times = sorted(1000 * float(word) for word in re.findall(r"time=([0-9.]+) ms", said))
+    sent = int((re.findall(r"(\d+) packets transmitted", said) or ["0"])[0])
+    if len(times) < 20:
+        sys.exit(f"only {len(times)} answers: {said[-300:]}")
+    at = lambda quantile: times[min(len(times) - 1, int(quantile * len(times)))]
+    print(json.dumps({
+        "mode": "ping",
+        "tls": args.tls,
+        "seconds": seconds,
+        "sent": sent,
+        "lost": sent - len(times),
+        "mbit_per_second": json.loads(streams)["end"]["sum_received"]["bits_per_second"] / 1e6,
+        "server_cores": cpu / seconds,
+        "latency_us": {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": times[-1], "count": len(times)},
+    }))
+
+
 def idle(args):
     pids = {name: int(pid) for name, pid in (word.split("=") for word in args.processes)}
     before, (busy, _) = {name: cpu_seconds(pid) for name, pid in pids.items()}, machine()
@@ -153,12 +181,14 @@ TITLES = {
     "rate-20k": "64-byte frames, 20,000 a second",
     "rate-60k": "64-byte frames, 60,000 a second",
     "download": "download at 100 Mbit/s, stock clients",
-    "rtt-bulk": "round trip beside bulk",
+    "rtt-taps": "ping beside 4 TCP streams, stock clients",
+    "rtt-bulk": "round trip beside bulk, generator",
     "login-p256": "login, P-256",
     "login-rsa": "login, RSA-2048",
     "broadcast": "broadcast to 1,000 members",
     "members": "active members, same frames a second",
-    "cross": "pairs apart on two workers",
+    "cross": "pairs apart on two workers, 1,400 bytes",
+    "cross-200": "pairs apart on two workers, 200 bytes",
     "scaling": "workers and generator threads",
 }
 PER_GB, PER_FRAME, P99 = "server_cpu_s_per_gb", "server_cpu_us_per_frame", "latency_us.p99"
@@ -177,7 +207,8 @@ CHECKS = [
     *(Check(f"rate-{k}k", P99, "us p99", "ours", target=300) for k in RATES),
     *(Check(f"rate-{k}k", P99, "us p99", "ours", "stock") for k in RATES),
     Check("download", PER_GB, "s/GB", "ours", "stock", 0.2),
-    Check("rtt-bulk", P99, "us p99", "ours", "stock", 0.1),
+    Check("rtt-taps", P99, "us p99", "ours", "stock", 0.1),
+    Check("rtt-bulk", P99, "us p99", "ours", "stock"),
     Check("login-p256", LOGIN, "ms", "ours-p256", target=0.5),
     Check("login-rsa", LOGIN, "ms", "ours", target=1.3),
     Check("login-rsa", LOGIN, "ms", "ours", "stock"),
@@ -185,6 +216,7 @@ CHECKS = [
     Check("members", PER_FRAME, "us/frame", "5000", "10", 1.3),
     Check("cross", PER_FRAME, "us/frame", "apart", "together", 1.25),
     Check("cross", PER_FRAME, "us/frame", "apart", "one-worker"),
+    Check("cross-200", PER_FRAME, "us/frame", "apart", "together", 1.25),
     *(Check("scaling", "frames_per_second", "frames/s", str(n)) for n in (1, 2, 4, 8)),
     *(Check("scaling", PER_FRAME, "us/frame", str(n)) for n in (1, 2, 4, 8)),
 ]
@@ -342,7 +374,7 @@ def remarks(results):
         if drops:
             found.append(f"{where} the server dropped " + ", ".join(f"{count:,} {name}" for name, count in drops.items()))
         found += held_back(results, figure, system, where)
-        if system.isdigit() and figure == "scaling" or figure == "cross":
+        if system.isdigit() and figure == "scaling" or figure.startswith("cross"):
             if (share := results.crossing(figure, system)) is not None:
                 found.append(f"{where} {100 * share:.1f} % of the frames crossed from one worker to another")
     stolen = sum(line["stolen_s"] for line in results.lines)
@@ -508,6 +540,12 @@ def arguments():
     a.add_argument("--tls", default="")
     a.add_argument("--server-pid", type=int, required=True)
     a.add_argument("command", nargs="+")
+    a = modes.add_parser("ping")
+    a.add_argument("--tls", default="")
+    a.add_argument("--server-pid", type=int, required=True)
+    for name in ("netns", "to"):
+        a.add_argument(f"--{name}", required=True)
+    a.add_argument("--seconds", type=int, required=True)
     a = modes.add_parser("idle")
     a.add_argument("--seconds", type=float, default=1)
     a.add_argument("processes", nargs="*")
@@ -524,7 +562,7 @@ def arguments():
 
 def main():
     args = arguments()
-    return {"run": run, "download": download, "idle": idle, "report": report}[args.mode](args) or 0
+    return {"run": run, "download": download, "ping": ping, "idle": idle, "report": report}[args.mode](args) or 0
 
 
 if __name__ == "__main__":

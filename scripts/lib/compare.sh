@@ -169,6 +169,14 @@ download() {
     traffic_stop
 }
 
+# ping_beside_bulk A B SECONDS: round trips of client A to client B while four TCP streams go the same way.
+ping_beside_bulk() {
+    iperf_listen "$2"
+    measure rtt-taps python3 "$COMPARE_PY" ping --server-pid "$(system_pid)" --netns "$(ns_client "$1")" \
+        --to "$(addr_inner "$2")" --seconds "$3" --tls "$(client_status "$1" Encryption | sed 's/.*: \(.*\))/\1/')"
+    traffic_stop
+}
+
 # ---- where members land -------------------------------------------------------------------------------
 # A session goes to the worker with fewer sessions while both have little to do, and one that is taken over stays
 # where it was. Logged in one after the other, members of an idle server hence take turns, and each pair (0 and 1,
