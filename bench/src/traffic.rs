@@ -7,6 +7,8 @@
 //!
 //! Frames of a flow are numbered from 0. `time` is when the frame was meant to leave, by the clock of this machine.
 
+use std::sync::LazyLock;
+
 use hublane::tick::Tick;
 
 /// EtherType for local experiments (IEEE 802).
@@ -24,11 +26,14 @@ pub(crate) const HELLO: u32 = u32::MAX;
 /// To all.
 pub(crate) const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// A locally administered address for each member.
+/// A locally administered address for each member. The second byte differs from run to run: a server may remember for
+/// a while where members of the same number were.
 pub(crate) fn mac(number: usize) -> [u8; 6] {
     let [.., a, b, c, d] = (number as u64).to_be_bytes();
-    [0x02, 0x5e, a, b, c, d]
+    [0x02, *RUN, a, b, c, d]
 }
+
+static RUN: LazyLock<u8> = LazyLock::new(|| std::process::id().to_le_bytes()[0]);
 
 /// What a frame says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
