@@ -222,7 +222,7 @@ fn serve(
         pin_current_thread(cpu)?;
     }
     with_back_end!(io, {
-        Shard::new(io, members, inbox, orders, told)?.serve();
+        Shard::new(io, members, inbox, orders, told, cpu.is_some())?.serve();
         Ok(())
     })
 }

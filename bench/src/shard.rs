@@ -128,6 +128,8 @@ pub(crate) struct Shard<Io> {
     out: Out,
     visits: Vec<Visit>,
     visits_ended: (u64, u64),
+    /// Has a CPU of its own.
+    pinned: bool,
 }
 
 /// What is sent in a run.
@@ -157,13 +159,14 @@ struct Open {
 }
 
 impl<Io: StreamIo<Socket = OwnedFd>> Shard<Io> {
-    /// With `members`, of `everyone` in all.
+    /// With `members`; `pinned`: on a CPU of its own.
     pub(crate) fn new(
         io: Io,
         members: Vec<Member>,
         inbox: Inbox,
         orders: Receiver<Order>,
         told: Sender<Told>,
+        pinned: bool,
     ) -> io::Result<Self> {
         let mut shard = Self {
             driver: Driver::new(io),
@@ -175,6 +178,7 @@ impl<Io: StreamIo<Socket = OwnedFd>> Shard<Io> {
             out: Out::default(),
             visits: Vec::new(),
             visits_ended: (0, 0),
+            pinned,
         };
         for member in members {
             shard.add(member)?;
@@ -388,8 +392,13 @@ impl<Io: StreamIo<Socket = OwnedFd>> Shard<Io> {
         }
     }
 
-    /// Asleep while nothing is due, awake shortly before: the clock of the kernel is too coarse for microseconds.
+    /// Sending by the clock, a thread with a CPU of its own never sleeps, so that a server on the same machine does not
+    /// pay for waking it. Others sleep while nothing is due and wake shortly before: the clock of the kernel is too
+    /// coarse for microseconds.
     fn until_due(&self, run: &Run, now: Tick) -> Wait {
+        if self.pinned && run.table.is_some() {
+            return Wait::Poll;
+        }
         if self.visits.is_empty() && self.out.open.is_empty() {
             return Wait::For(IDLE_WAIT);
         }
