@@ -50,7 +50,11 @@ impl Load {
     fn closed(self, engine: &mut Engine, watch: &Watch<'_>) -> Result<f64, Box<dyn Error>> {
         let plan = self.plan(Pace::Closed { window: WINDOW_FRAMES });
         let outcome = engine.run(plan, None, WARM_UP, TRIAL, watch)?;
-        Ok(Report::new("capacity", &outcome).frames_per_second)
+        let report = Report::new("capacity", &outcome);
+        if let Some(why) = report.generator_limit() {
+            eprintln!("hublane-bench: more may go through: the generator was at its limit ({why})");
+        }
+        Ok(report.frames_per_second)
     }
 
     fn goes_through(self, rate: f64, engine: &mut Engine, watch: &Watch<'_>) -> Result<bool, Box<dyn Error>> {

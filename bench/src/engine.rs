@@ -1,6 +1,7 @@
 //! The threads of the generator, and a run over all of them from order to result.
 
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -96,7 +97,11 @@ impl Engine {
             let (tell, inbox) = (tell.clone(), Inbox::new(Arc::clone(&hellos)));
             engine.orders.push(order);
             engine.threads.push(thread::Builder::new().name("load".into()).spawn(move || {
-                if let Err(error) = serve(cpu, members, inbox, orders, tell.clone()) {
+                let told = tell.clone();
+                let served = catch_unwind(AssertUnwindSafe(|| serve(cpu, members, inbox, orders, told)));
+                let failed =
+                    served.unwrap_or_else(|_| Err(std::io::Error::other("a thread of the generator panicked")));
+                if let Err(error) = failed {
                     // Nobody listens if the program is ending.
                     let _ = tell.send(Told::Failed(error));
                 }

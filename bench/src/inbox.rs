@@ -1,5 +1,6 @@
 //! What arrives at the members of one thread: checked, counted, timed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -49,7 +50,7 @@ pub(crate) struct Inbox {
     corrupt: u64,
     stray: u64,
     delays: Histogram<u64>,
-    answers: Vec<Answer>,
+    answers: VecDeque<Answer>,
     /// Hellos that have arrived, all threads together.
     hellos: Arc<AtomicU64>,
 }
@@ -67,7 +68,7 @@ impl Inbox {
             corrupt: 0,
             stray: 0,
             delays: delays(),
-            answers: Vec::new(),
+            answers: VecDeque::new(),
             hellos,
         }
     }
@@ -121,7 +122,7 @@ impl Inbox {
 
     /// A frame that waits to be answered.
     pub(crate) fn next_answer(&mut self) -> Option<Answer> {
-        self.answers.pop()
+        self.answers.pop_front()
     }
 
     /// What came of the run: delays, corrupt frames, strays, tracks of flows to one, tracks of floods.
@@ -133,12 +134,19 @@ impl Inbox {
         (delays, self.corrupt, self.stray, std::mem::take(&mut self.tracks), floods)
     }
 
+    /// Number of the member that is number `at` here; none while he is still coming in.
+    fn at(&self, at: usize) -> Option<usize> {
+        self.numbers.get(at).copied().flatten()
+    }
+
     fn count(&mut self, member: usize, stamp: Stamp, len: usize, now: Tick) {
         let Some(run) = &self.run else { return };
         let Some(index) = run.flow_of(stamp.flow) else { return };
         let Some(flow) = run.plan.flows.get(index) else { return self.corrupt += 1 };
         let first = match flow.to {
-            To::Member(number) if self.numbers[member] != Some(number) => return self.stray += 1,
+            To::Member(number) if self.at(member) != Some(number) => return self.stray += 1,
+            // A flood does not come back.
+            To::Everyone if self.at(member) == Some(flow.from) => return self.stray += 1,
             To::Member(_) => {
                 let track = self.tracks[index].get_or_insert_default();
                 let first = track.arrived(stamp.seq);
@@ -146,7 +154,7 @@ impl Inbox {
                 first
             }
             To::Everyone => {
-                let tracks = &mut self.floods[member];
+                let Some(tracks) = self.floods.get_mut(member) else { return };
                 let at = tracks.iter().position(|(flow, _)| *flow == index).unwrap_or_else(|| {
                     tracks.push((index, Track::default()));
                     tracks.len() - 1
@@ -165,7 +173,7 @@ impl Inbox {
             self.delays.saturating_record(u64::try_from(now.since(stamp.time).as_nanos()).unwrap_or(u64::MAX));
         }
         if let Some(answer) = flow.answer {
-            self.answers.push(Answer { flow: answer as usize, time: stamp.time });
+            self.answers.push_back(Answer { flow: answer as usize, time: stamp.time });
         }
     }
 }
@@ -178,7 +186,7 @@ impl Arrivals for Inbox {
         }
         match Stamp::read(frame) {
             Some(Stamp { flow: HELLO, .. }) => {
-                if self.numbers.get(member) == Some(&Some(0)) {
+                if self.at(member) == Some(0) {
                     self.hellos.fetch_add(1, Relaxed);
                 }
             }

@@ -251,6 +251,7 @@ impl<Io: StreamIo<Socket = OwnedFd>> Shard<Io> {
                 (before, cpu_before) = (Some(self.inbox.totals()), thread_cpu_ns());
             }
             if now >= run.to {
+                self.out.leave_out(run, now);
                 break;
             }
             if now >= run.start {
@@ -491,6 +492,15 @@ impl Out {
     fn due(&self, table: &Timetable, start: Tick) -> Option<Tick> {
         let next = self.open.get(self.cursor)?;
         Some(table.due(start, next.order, self.round))
+    }
+
+    /// What was due before the end of the run and was not sent found no room in time.
+    fn leave_out(&mut self, run: &Run, now: Tick) {
+        let Some(table) = &run.table else { return };
+        while self.due(table, run.start).is_some_and(|due| due < run.to && due < now) {
+            self.advance();
+            self.dropped += u64::from(table.burst);
+        }
     }
 
     /// The flow whose turn it is; the next one's comes.

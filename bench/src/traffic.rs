@@ -5,6 +5,7 @@
 //! | dst    | src    | 88b5 | flow | seq  | time | check | filling ... | check |
 //! ```
 //!
+//! The filling is a piece of a table, another one for each frame, and is compared whole on arrival.
 //! Frames of a flow are numbered from 0. `time` is when the frame was meant to leave, by the clock of this machine.
 
 use std::sync::LazyLock;
@@ -33,6 +34,18 @@ pub(crate) fn mac(number: usize) -> [u8; 6] {
     [0x02, *RUN, a, b, c, d]
 }
 
+/// Before the filling.
+const HEAD_BYTES: usize = 42;
+
+static FILLING: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut state = 1_u64;
+    let next = |_| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        state.to_be_bytes()[0]
+    };
+    (0..1024 + usize::from(FRAME_BYTES_MAX)).map(next).collect()
+});
+
 static RUN: LazyLock<u8> = LazyLock::new(|| std::process::id().to_le_bytes()[0]);
 
 /// What a frame says about itself.
@@ -56,8 +69,9 @@ impl Stamp {
         frame[14..18].copy_from_slice(&self.flow.to_be_bytes());
         frame[18..26].copy_from_slice(&self.seq.to_be_bytes());
         frame[26..34].copy_from_slice(&self.time.0.to_be_bytes());
-        let check = self.check(end).to_be_bytes();
+        let check = self.check(frame, end).to_be_bytes();
         frame[34..42].copy_from_slice(&check);
+        frame[HEAD_BYTES..end].copy_from_slice(self.filling(end));
         frame[end..].copy_from_slice(&check);
     }
 
@@ -70,13 +84,23 @@ impl Stamp {
         let word = |at: usize| frame[at..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
         let flow = u32::from_be_bytes(*frame[14..].first_chunk()?);
         let stamp = Self { flow, seq: word(18)?, time: Tick(word(26)?) };
-        let check = stamp.check(end);
-        (word(34)? == check && word(end)? == check).then_some(stamp)
+        let check = stamp.check(frame, end);
+        let whole = word(34)? == check && word(end)? == check && frame[HEAD_BYTES..end] == *stamp.filling(end);
+        whole.then_some(stamp)
     }
 
-    fn check(self, end: usize) -> u64 {
-        let mixed = (u64::from(self.flow) ^ self.seq.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed ^ self.time.0 ^ end as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)
+    /// Of the stamp, the length and both addresses.
+    fn check(self, frame: &[u8], end: usize) -> u64 {
+        let mix = |a: u64, b: u64| (a.rotate_left(23) ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let [first, last] = [0, 4].map(|at| u64::from_be_bytes(*frame[at..].first_chunk().expect("a whole header")));
+        let words = [u64::from(self.flow), self.seq, self.time.0, end as u64, first, last];
+        words.into_iter().fold(0, mix)
+    }
+
+    /// What stands between the two checks.
+    fn filling(self, end: usize) -> &'static [u8] {
+        let from = usize::try_from(self.seq.wrapping_mul(31) % 1024).expect("below 1024");
+        &FILLING[from..][..end - HEAD_BYTES]
     }
 }
 
@@ -195,11 +219,11 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_seen() {
-        let mut frame = [0; 60];
+        let mut frame = [0; 200];
         let stamp = Stamp { flow: 1, seq: 5, time: Tick(7) };
         stamp.write(&mut frame, mac(2), 1);
         assert_eq!(Stamp::read(&frame), Some(stamp));
-        for at in (14..42).chain(52..60) {
+        for at in (0..12).chain(14..frame.len()) {
             let mut damaged = frame;
             damaged[at] ^= 1;
             assert_eq!(Stamp::read(&damaged), None, "byte {at}");

@@ -136,7 +136,9 @@ def ping(args):
         "tls": args.tls,
         "seconds": seconds,
         "sent": sent,
-        "lost": sent - len(times),
+        "frames": len(times),
+        # The last one is still on its way when ping ends.
+        "lost": max(0, sent - len(times) - 1),
         "mbit_per_second": json.loads(streams)["end"]["sum_received"]["bits_per_second"] / 1e6,
         "server_cores": cpu / seconds,
         "latency_us": {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": times[-1], "count": len(times)},
@@ -260,6 +262,23 @@ class Results:
         lost = self.total(figure, system, "lost")
         return lost / (lost + self.total(figure, system, "frames")) if lost else 0.0
 
+    def fault(self, figure, system):
+        """Why the figures of a system do not count, if so."""
+        for key in ("corrupt", "duplicate", "reordered", "connections_lost"):
+            if (count := self.total(figure, system, key)):
+                return f"{key} {count}"
+        if self.lost_share(figure, system) > LOST_MAX:
+            return "lost frames"
+        for line in self.of(figure, system).values():
+            run = one(line["result"])
+            wanted = (run.get("rate") or 0) * (1000 if figure == "broadcast" else 1)
+            if wanted and figure != "rtt-bulk" and run.get("frames_per_second", 0) < RATE_MIN * wanted:
+                return "below its rate"
+        share = self.crossing(figure, system) if figure.startswith("cross") else None
+        if share is not None and (share < 0.9 if system == "apart" else share > 0.1):
+            return f"{100 * share:.0f} % of its frames crossed"
+        return ""
+
     def late_us(self, figure, system):
         """How late one record in a hundred left the generator, median of the rounds."""
         late = [one(line["result"]).get("generator_late_us") for line in self.of(figure, system).values()]
@@ -293,6 +312,9 @@ def judge(check, results, rounds, cpus):
 # Of more than this share, what was lost was work that was saved.
 LOST_MAX = 0.001
 
+# Of the frames a second that were asked for, less than this share is another load.
+RATE_MIN = 0.98
+
 
 def verdict(check, results, judged, complete, cpus):
     if judged is None or not complete:
@@ -301,8 +323,10 @@ def verdict(check, results, judged, complete, cpus):
         return "not measured"
     if check.target is None:
         return ""
-    if results.lost_share(check.figure, check.system) > LOST_MAX:
-        return "missed: lost frames"
+    for system in filter(None, (check.other, check.system)):
+        fault = results.fault(check.figure, system)
+        if fault:
+            return f"missed: {fault}" if system == check.system else f"not measured: {system} {fault}"
     if judged["median"] <= check.target:
         return "met"
     late = results.late_us(check.figure, check.system)

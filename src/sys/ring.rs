@@ -48,6 +48,8 @@ pub(super) struct Ring {
     enter_flags: EnterFlags,
     /// Ends of the timeouts in flight; each is later than those behind it.
     alarms: Vec<Tick>,
+    /// Length of the youngest; the kernel reads it when that is handed over.
+    alarm_span: Box<types::Timespec>,
 }
 
 impl Ring {
@@ -72,7 +74,14 @@ impl Ring {
             // A worker that waits for members is idle, not blocked on a disk.
             enter_flags |= EnterFlags::NO_IOWAIT;
         }
-        Ok(Self { ring, backlog: VecDeque::new(), in_flight: 0, enter_flags, alarms: Vec::new() })
+        Ok(Self {
+            ring,
+            backlog: VecDeque::new(),
+            in_flight: 0,
+            enter_flags,
+            alarms: Vec::new(),
+            alarm_span: Box::default(),
+        })
     }
 
     /// The ring itself, for registering and for its parameters.
@@ -116,7 +125,7 @@ impl Ring {
     /// If the ring itself failed.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         if let Wait::For(span) = wait {
-            self.set_alarm(monotonic() + span);
+            self.set_alarm(span);
         }
         while let Some(entry) = self.backlog.pop_front() {
             // SAFETY: the promise made to `push` when it put the entry into the backlog.
@@ -142,19 +151,20 @@ impl Ring {
         harmless(entered)
     }
 
-    /// Sees to it that a completion comes at `at` or before. A timeout that is in flight stays, and serves all later
+    /// Sees to it that a completion comes in `span` or before. A timeout that is in flight stays, and serves all later
     /// waits that may last longer: setting and taking back a timer of the kernel at each wait costs more than one
     /// waking in vain now and then.
-    fn set_alarm(&mut self, at: Tick) {
+    fn set_alarm(&mut self, span: Duration) {
+        let at = monotonic() + span;
         if self.alarms.last().is_some_and(|next| *next <= at) {
             return;
         }
-        let timespec = types::Timespec::from(Duration::from_nanos(at.0));
-        let entry = opcode::Timeout::new(&raw const timespec).flags(types::TimeoutFlags::ABS).build();
-        // SAFETY: the timespec is read when the entry is handed over, which `submit` does before it goes.
+        // Relative: in a time namespace the kernel would take an absolute time for the host's.
+        *self.alarm_span = types::Timespec::from(span);
+        let entry = opcode::Timeout::new(&raw const *self.alarm_span).build();
+        // SAFETY: the timespec lives as long as the ring. If several alarms that were not handed over share it, all get
+        // the youngest one, which is the shortest.
         unsafe { self.push(entry.user_data(ALARM)) };
-        // A failure shows again in `enter`, which reports it.
-        let _ = self.ring.submit();
         self.alarms.push(at);
     }
 
@@ -208,3 +218,46 @@ fn harmless(entered: io::Result<usize>) -> io::Result<()> {
 
 /// Name of all alarms; no [`super::uring`] tag looks like it.
 const ALARM: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Turns until no alarm is left, or `longest` is over; how long that took.
+    fn alarm_after(ring: &mut Ring, longest: Duration) -> Duration {
+        let began = monotonic();
+        let mut others = Vec::new();
+        while !ring.alarms.is_empty() && monotonic().since(began) < longest {
+            ring.enter(Wait::Poll).unwrap();
+            ring.reap(&mut others);
+        }
+        monotonic().since(began)
+    }
+
+    #[test]
+    fn an_alarm_comes_in_its_time_also_behind_a_backlog() {
+        for backlog in [0, 1] {
+            let Ok(mut ring) = Ring::new(8, 64, TaskRun::Plain, false) else { return };
+            for _ in 0..backlog {
+                // What `push` leaves when the kernel is short of memory.
+                ring.backlog.push_back(opcode::Nop::new().build());
+                ring.in_flight += 1;
+            }
+            ring.set_alarm(Duration::from_millis(50));
+            let took = alarm_after(&mut ring, Duration::from_secs(5));
+            assert!(took >= Duration::from_millis(50) && took < Duration::from_secs(5), "backlog {backlog}: {took:?}");
+        }
+    }
+
+    #[test]
+    fn waits_of_one_length_share_an_alarm() {
+        let Ok(mut ring) = Ring::new(8, 64, TaskRun::Plain, false) else { return };
+        for _ in 0..1_000 {
+            ring.set_alarm(Duration::from_secs(5));
+        }
+        assert_eq!(ring.alarms.len(), 1);
+        ring.set_alarm(Duration::from_secs(1));
+        assert_eq!(ring.alarms.len(), 2);
+        assert!(ring.quiesce());
+    }
+}
