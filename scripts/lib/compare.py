@@ -267,7 +267,8 @@ class Results:
         for key in ("corrupt", "duplicate", "reordered", "connections_lost"):
             if (count := self.total(figure, system, key)):
                 return f"{key} {count}"
-        if self.lost_share(figure, system) > LOST_MAX:
+        # A lost ping saves no work.
+        if figure != "rtt-taps" and self.lost_share(figure, system) > LOST_MAX:
             return "lost frames"
         for line in self.of(figure, system).values():
             run = one(line["result"])
