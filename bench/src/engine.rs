@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -84,8 +84,7 @@ impl Engine {
         if cpus.is_empty() {
             cpus.push(None);
         }
-        let hellos = Arc::new(AtomicU64::new(0));
-        let count = members.len();
+        let heard: Arc<[AtomicBool]> = members.iter().map(|_| AtomicBool::new(false)).collect();
         let mut shares: Vec<Vec<Member>> = cpus.iter().map(|_| Vec::new()).collect();
         for member in members {
             shares[member.number / 2 % cpus.len()].push(member);
@@ -94,7 +93,7 @@ impl Engine {
         let mut engine = Self { orders: Vec::new(), told, threads: Vec::new(), runs: 0 };
         for (cpu, members) in cpus.into_iter().zip(shares) {
             let (order, orders) = mpsc::channel();
-            let (tell, inbox) = (tell.clone(), Inbox::new(Arc::clone(&hellos)));
+            let (tell, inbox) = (tell.clone(), Inbox::new(Arc::clone(&heard)));
             engine.orders.push(order);
             engine.threads.push(thread::Builder::new().name("load".into()).spawn(move || {
                 let told = tell.clone();
@@ -107,28 +106,33 @@ impl Engine {
                 }
             })?);
         }
-        engine.greet(count, &hellos)?;
+        engine.greet(&heard)?;
         Ok(engine)
     }
 
-    /// Each member sends a frame to member 0, who must have got them all before any load begins.
-    fn greet(&mut self, members: usize, hellos: &AtomicU64) -> Result<(), Box<dyn Error>> {
+    /// Each member sends a frame to member 0, who must have got them all before any load begins. Servers drop some when
+    /// thousands come at once, so those that were not heard greet again.
+    fn greet(&mut self, heard: &[AtomicBool]) -> Result<(), Box<dyn Error>> {
         self.order(0, Order::Hello(vec![0]))?;
         self.rest(Duration::from_millis(50))?;
-        for thread in 0..self.orders.len() {
-            let here = (1..members).filter(|number| number / 2 % self.orders.len() == thread).collect();
-            self.order(thread, Order::Hello(here))?;
-        }
-        let wanted = members.saturating_sub(1) as u64;
+        let missing = || (1..heard.len()).filter(|number| !heard[*number].load(Relaxed)).collect::<Vec<_>>();
         let end = monotonic() + GREETING;
-        while hellos.load(Relaxed) < wanted {
-            self.rest(Duration::from_millis(2))?;
-            if monotonic() > end {
-                let heard = hellos.load(Relaxed);
-                return Err(format!("of {wanted} members only {heard} can reach the first one through the hub").into());
+        while monotonic() < end {
+            let unheard = missing();
+            for thread in 0..self.orders.len() {
+                let here = unheard.iter().copied().filter(|number| number / 2 % self.orders.len() == thread).collect();
+                self.order(thread, Order::Hello(here))?;
+            }
+            let again = monotonic() + GREET_AGAIN;
+            while monotonic() < again {
+                if missing().is_empty() {
+                    return Ok(());
+                }
+                self.rest(Duration::from_millis(2))?;
             }
         }
-        Ok(())
+        let unheard = missing().len();
+        Err(format!("{unheard} of {} members cannot reach the first one through the hub", heard.len() - 1).into())
     }
 
     /// Where visitors of a run are handed in, by thread.
@@ -277,3 +281,6 @@ const BEFORE_START: Duration = Duration::from_millis(50);
 
 /// Longest time until the hub knows all members.
 const GREETING: Duration = Duration::from_secs(20);
+
+/// Time for a hello to arrive, also where thousands come at once.
+const GREET_AGAIN: Duration = Duration::from_secs(3);

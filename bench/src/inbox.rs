@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use hdrhistogram::Histogram;
 use hublane::tick::Tick;
@@ -51,13 +51,13 @@ pub(crate) struct Inbox {
     stray: u64,
     delays: Histogram<u64>,
     answers: VecDeque<Answer>,
-    /// Hellos that have arrived, all threads together.
-    hellos: Arc<AtomicU64>,
+    /// By member: whether his hello has arrived.
+    heard: Arc<[AtomicBool]>,
 }
 
 impl Inbox {
     /// Without members.
-    pub(crate) fn new(hellos: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(heard: Arc<[AtomicBool]>) -> Self {
         Self {
             run: None,
             numbers: Vec::new(),
@@ -69,7 +69,7 @@ impl Inbox {
             stray: 0,
             delays: delays(),
             answers: VecDeque::new(),
-            hellos,
+            heard,
         }
     }
 
@@ -185,9 +185,11 @@ impl Arrivals for Inbox {
             return;
         }
         match Stamp::read(frame) {
-            Some(Stamp { flow: HELLO, .. }) => {
-                if self.at(member) == Some(0) {
-                    self.hellos.fetch_add(1, Relaxed);
+            Some(Stamp { flow: HELLO, seq, .. }) => {
+                // Visitors are not waited for.
+                let from = usize::try_from(seq).ok().and_then(|number| self.heard.get(number));
+                if let Some(heard) = from.filter(|_| self.at(member) == Some(0)) {
+                    heard.store(true, Relaxed);
                 }
             }
             Some(stamp) => self.count(member, stamp, frame.len(), now),

@@ -12,6 +12,7 @@ mod inbox;
 mod latency;
 mod limit_memory;
 mod limit_relay;
+mod limit_sleep;
 mod login;
 mod logins;
 mod mixed;
@@ -71,6 +72,8 @@ enum Limit {
     Memory(limit_memory::LimitMemory),
     /// A bare pipe on the server's back end: TLS in, TLS out, no frames. Runs until it is killed.
     Relay(limit_relay::LimitRelay),
+    /// What falling asleep and waking costs a worker on this machine.
+    Sleep(limit_sleep::LimitSleep),
 }
 
 fn main() {
@@ -83,6 +86,7 @@ fn main() {
         Mode::Mixed(mode) => mode.run(),
         Mode::Limit(Limit::Memory(mode)) => mode.run(),
         Mode::Limit(Limit::Relay(mode)) => mode.run(),
+        Mode::Limit(Limit::Sleep(mode)) => mode.run(),
         Mode::Stream(mode) => mode.run(),
     };
     if let Err(error) = done {
