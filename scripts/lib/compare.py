@@ -459,8 +459,9 @@ def report(args):
     if args.out:
         name = free_name(pathlib.Path(args.out), args.suffix)
         data = {"facts": facts, "rounds": args.rounds, "rows": rows, "remarks": found, "runs": lines}
-        name.with_suffix(".json").write_text(packed(data), encoding="utf-8")
-        name.with_suffix(".md").write_text(page(facts, rows, found, results, args), encoding="utf-8")
+        # Not with_suffix: a version such as 6.1 ends in one of its own.
+        name.with_name(f"{name.name}.json").write_text(packed(data), encoding="utf-8")
+        name.with_name(f"{name.name}.md").write_text(page(facts, rows, found, results, args), encoding="utf-8")
         print(f"written: {name}.md, .json")
     return exit_code(rows, args)
 
