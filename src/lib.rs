@@ -12,6 +12,8 @@ pub mod tunnel;
 
 pub mod hub;
 
+pub mod gateway;
+
 pub mod wire;
 
 pub mod client;

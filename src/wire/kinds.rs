@@ -11,7 +11,7 @@ use std::ops::BitOr;
 use super::ethernet::Frame;
 use super::ipv4::Ipv4;
 use super::ipv6::{Ipv6, Upper};
-use super::{dhcp, icmpv6, ipv4, ipv6, tcp, udp, vlan};
+use super::{arp, dhcp, icmpv6, ipv4, ipv6, tcp, udp, vlan};
 
 /// A set of things a frame can be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -113,7 +113,7 @@ fn beneath_ethernet(frame: Frame<'_>) -> Kinds {
         let skip = match (ethertype, rest) {
             (ipv4::ETHERTYPE, _) => return Kinds::IPV4 | beneath_ipv4(rest),
             (ipv6::ETHERTYPE, _) => return Kinds::IPV6 | beneath_ipv6(rest),
-            (ETHERTYPE_ARP, _) => return Kinds::ARP,
+            (arp::ETHERTYPE, _) => return Kinds::ARP,
             (vlan::TPID_CUSTOMER | vlan::TPID_SERVICE | TPID_OLD_SERVICE, [_, _, _, _, ..]) => vlan::TAG_BYTES,
             // A length, then LLC "SNAP" with an OUI whose protocol identifier is an EtherType (RFC 1042, 802.1H).
             (0..=LENGTH_MAX, [0xaa, 0xaa, 0x03, 0, 0, 0 | 0xf8, _, _, ..]) => SNAP_BYTES,
@@ -185,7 +185,6 @@ fn udp_kinds(segment: &[u8]) -> Kinds {
     kinds
 }
 
-const ETHERTYPE_ARP: u16 = 0x0806;
 /// Pre-standard tag of stacked VLANs, still understood by many drivers.
 const TPID_OLD_SERVICE: u16 = 0x9100;
 /// Largest value of the field at offset 12 that is a length (802.3 clause 3.2.6).

@@ -1,6 +1,8 @@
 //! Views of headers on bytes. `new_checked` looks at the length once; accessors rely on it.
 #![forbid(unsafe_code)]
 
+pub mod arp;
+pub mod checksum;
 pub mod dhcp;
 pub mod ethernet;
 pub mod flow;
@@ -8,6 +10,7 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod kinds;
+pub mod offload;
 pub mod tcp;
 pub mod udp;
 pub mod vlan;
