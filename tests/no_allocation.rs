@@ -37,6 +37,10 @@ impl StreamIo for Aside {
         aside(|| self.0.open(key, socket))
     }
 
+    fn watch(&mut self, watch: u8, device: std::os::fd::OwnedFd) -> io::Result<()> {
+        self.0.watch(watch, device)
+    }
+
     fn send(&mut self, key: ConnKey, buf: SendBuf) {
         aside(|| self.0.send(key, buf));
     }

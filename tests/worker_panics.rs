@@ -41,6 +41,10 @@ impl StreamIo for Trap {
         self.io.open(key, socket)
     }
 
+    fn watch(&mut self, watch: u8, device: std::os::fd::OwnedFd) -> io::Result<()> {
+        self.io.watch(watch, device)
+    }
+
     fn send(&mut self, key: ConnKey, buf: SendBuf) {
         self.io.send(key, buf);
     }

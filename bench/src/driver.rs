@@ -281,7 +281,7 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
                 self.owner[key.0 as usize] = None;
                 self.free_keys.push(key);
             }
-            Completion::Woken => {}
+            Completion::Ready { .. } | Completion::Woken => {}
         }
     }
 }

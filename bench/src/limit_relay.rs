@@ -229,6 +229,7 @@ impl<Io: StreamIo<Socket = OwnedFd>> Relay<Io> {
                 Completion::Eof { key } => self.end(key),
                 Completion::RecvFailed { key, .. } => self.abort(key, None),
                 Completion::Closed { key } => self.closed(key),
+                Completion::Ready { .. } => {}
                 Completion::Woken => self.let_in()?,
             }
         }

@@ -263,7 +263,7 @@ impl<Io: StreamIo<Socket = OwnedFd>> Drive<Io> {
                     }
                 }
                 Completion::Eof { key } | Completion::RecvFailed { key, .. } => self.lose(key),
-                Completion::Closed { .. } | Completion::Woken => {}
+                Completion::Closed { .. } | Completion::Ready { .. } | Completion::Woken => {}
             }
         }
     }

@@ -7,6 +7,7 @@
 //! Nothing else reads the file or the options, and nothing behind this module checks them again.
 #![forbid(unsafe_code)]
 
+pub mod gateway;
 pub mod policy;
 pub mod problem;
 pub mod raw;
@@ -25,6 +26,7 @@ use crate::sys::affinity::CpuList;
 use crate::sys::features::FeatureMask;
 use crate::tls::aead::AeadBackend;
 use crate::tls::config::TlsVersions;
+use gateway::{Gateway, Nat};
 use policy::Policy;
 use problem::{ConfigError, Located, Place, Report};
 use raw::{RawFile, RawHub, RawServer, Words};
@@ -127,8 +129,14 @@ pub struct Hub {
     pub bridges: bool,
     /// What happens when a member logs in again while a session of his lives.
     pub same_member: SameMember,
+    /// Whether members exchange IPv6. Without a service for it, it passes by gateway, NAT and log.
+    pub members_ipv6: bool,
     /// Policy of members who have none of their own.
     pub policy: Policy,
+    /// The hub's own host.
+    pub gateway: Option<Gateway>,
+    /// Its way to the Internet.
+    pub nat: Option<Nat>,
 }
 
 /// What a second login of the same member and client does.
@@ -346,6 +354,8 @@ fn check_hub(raw: RawHub, name: String, report: &mut Report<'_>) -> Hub {
     let profile = if name.eq_ignore_ascii_case(DEFAULT_HUB) { Profile::Public } else { Profile::Lan };
     let profile = report.choice(raw.profile, "profile", PROFILES, profile);
     let seconds = |s: u32| Duration::from_secs(u64::from(s));
+    let gateway = raw.gateway.map(|raw| gateway::check_gateway(raw, profile == Profile::Public, report));
+    let ipv6_default = profile == Profile::Lan || gateway.is_none();
     Hub {
         name,
         profile,
@@ -361,7 +371,10 @@ fn check_hub(raw: RawHub, name: String, report: &mut Report<'_>) -> Hub {
         compression: check_compression(raw.compression, profile, report),
         bridges: report.choice(raw.bridges, "bridges", ALLOW_REFUSE, profile == Profile::Lan),
         same_member: report.choice(raw.same_member, "same_member", SAME_MEMBER, SameMember::TakeOver),
+        members_ipv6: report.choice(raw.ipv6, "ipv6", ALLOW_REFUSE, ipv6_default),
         policy: policy::check(raw.policy, report),
+        nat: raw.nat.and_then(|raw| gateway::check_nat(raw, gateway.as_ref(), report)),
+        gateway,
     }
 }
 

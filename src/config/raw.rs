@@ -79,8 +79,68 @@ pub struct RawHub {
     pub compression: Option<Located<String>>,
     pub bridges: Option<Located<String>>,
     pub same_member: Option<Located<String>>,
+    pub ipv6: Option<Located<String>>,
     /// `[hub.policy]`: name and value of each item.
     pub policy: Vec<(Located<String>, RawPolicyValue)>,
+    /// `[hub.gateway]`.
+    pub gateway: Option<RawGateway>,
+    /// `[hub.nat]`.
+    pub nat: Option<RawNat>,
+}
+
+/// `[hub.gateway]` as written. Field names are the keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the keys are described in `super::gateway::Gateway`")]
+pub struct RawGateway {
+    pub address: Option<Located<String>>,
+    pub pool: Option<Located<String>>,
+    pub lease_s: Option<Located<i64>>,
+    pub leases_per_session: Option<Located<i64>>,
+    pub dns: Option<Words>,
+    pub domain: Option<Located<String>>,
+    pub withhold_aaaa: Option<Located<bool>>,
+    pub reservations: Vec<RawReservation>,
+}
+
+/// A `[[hub.gateway.reservation]]` as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the keys are described in `super::gateway::Reservation`")]
+pub struct RawReservation {
+    pub place: Place,
+    pub address: Option<Located<String>>,
+    pub user: Option<Located<String>>,
+    pub mac: Option<Located<String>>,
+    pub client_id: Option<Located<String>>,
+}
+
+/// `[hub.nat]` as written. Field names are the keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the keys are described in `super::gateway::Nat`")]
+pub struct RawNat {
+    pub place: Place,
+    pub device: Option<Located<String>>,
+    pub addresses: Option<Words>,
+    pub ports: Option<Located<String>>,
+    pub next_hop: Option<Located<String>>,
+    pub mtu: Option<Located<i64>>,
+    pub filtering: Option<Located<String>>,
+    pub ports_per_member: Option<Located<i64>>,
+    pub flows_per_sec: Option<Located<i64>>,
+    pub destinations_max: Option<Located<i64>>,
+    pub allow: Option<Words>,
+    pub refuse_tcp_ports: Option<Words>,
+    pub log: Option<Located<String>>,
+    pub forwards: Vec<RawForward>,
+}
+
+/// A `[[hub.nat.forward]]` as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the keys are described in `super::gateway::Forward`")]
+pub struct RawForward {
+    pub place: Place,
+    pub protocol: Option<Located<String>>,
+    pub port: Option<Located<i64>>,
+    pub to: Option<Located<String>>,
 }
 
 impl RawHub {
@@ -100,7 +160,10 @@ impl RawHub {
             compression: None,
             bridges: None,
             same_member: None,
+            ipv6: None,
             policy: Vec::new(),
+            gateway: None,
+            nat: None,
         }
     }
 }
@@ -184,10 +247,79 @@ fn read_hub(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawHub {
         compression: section.word("compression"),
         bridges: section.word("bridges"),
         same_member: section.word("same_member"),
+        ipv6: section.word("ipv6"),
         policy: section.table("policy").map(|table| read_policy(table, section.report)).unwrap_or_default(),
+        gateway: section.table("gateway").map(|table| read_gateway(table, section.report)),
+        nat: section.table("nat").map(|table| read_nat(table, section.report)),
     };
     section.finish();
     hub
+}
+
+fn read_gateway(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawGateway {
+    let mut section = Section::new("[hub.gateway]", table, report);
+    let gateway = RawGateway {
+        address: section.word("address"),
+        pool: section.word("pool"),
+        lease_s: section.number("lease_s"),
+        leases_per_session: section.number("leases_per_session"),
+        dns: section.words("dns"),
+        domain: section.word("domain"),
+        withhold_aaaa: section.flag("withhold_aaaa"),
+        reservations: section
+            .tables("reservation")
+            .into_iter()
+            .map(|table| read_reservation(table, section.report))
+            .collect(),
+    };
+    section.finish();
+    gateway
+}
+
+fn read_reservation(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawReservation {
+    let place = Place::Bytes(table.span());
+    let mut section = Section::new("[[hub.gateway.reservation]]", table, report);
+    let reservation = RawReservation {
+        place,
+        address: section.word("address"),
+        user: section.word("user"),
+        mac: section.word("mac"),
+        client_id: section.word("client_id"),
+    };
+    section.finish();
+    reservation
+}
+
+fn read_nat(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawNat {
+    let place = Place::Bytes(table.span());
+    let mut section = Section::new("[hub.nat]", table, report);
+    let nat = RawNat {
+        place,
+        device: section.word("device"),
+        addresses: section.words("addresses"),
+        ports: section.word("ports"),
+        next_hop: section.word("next_hop"),
+        mtu: section.number("mtu"),
+        filtering: section.word("filtering"),
+        ports_per_member: section.number("ports_per_member"),
+        flows_per_sec: section.number("flows_per_sec"),
+        destinations_max: section.number("destinations_max"),
+        allow: section.words("allow"),
+        refuse_tcp_ports: section.words("refuse_tcp_ports"),
+        log: section.word("log"),
+        forwards: section.tables("forward").into_iter().map(|table| read_forward(table, section.report)).collect(),
+    };
+    section.finish();
+    nat
+}
+
+fn read_forward(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawForward {
+    let place = Place::Bytes(table.span());
+    let mut section = Section::new("[[hub.nat.forward]]", table, report);
+    let forward =
+        RawForward { place, protocol: section.word("protocol"), port: section.number("port"), to: section.word("to") };
+    section.finish();
+    forward
 }
 
 fn read_policy(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> Vec<(Located<String>, RawPolicyValue)> {

@@ -17,6 +17,8 @@ pub enum Scope {
     All,
     /// All bridge ports but the one it came from.
     Bridges,
+    /// The hub's own host and all bridge ports but the one it came from.
+    Hosts,
 }
 
 /// What egress has to know about a frame's way in. Small enough to travel through a mailbox beside
@@ -44,6 +46,7 @@ impl FrameMeta {
             Scope::Unicast => 0,
             Scope::All => 1,
             Scope::Bridges => 2,
+            Scope::Hosts => 3,
         };
         let first = self.ingress.bits()
             | u64::from(self.vlan & 0xfff) << VLAN_SHIFT
@@ -63,7 +66,8 @@ impl FrameMeta {
             scope: match (first >> SCOPE_SHIFT) & 3 {
                 0 => Scope::Unicast,
                 1 => Scope::All,
-                _ => Scope::Bridges,
+                2 => Scope::Bridges,
+                _ => Scope::Hosts,
             },
             kinds: (first & KINDS != 0).then(|| Kinds::from_bits((second & 0xffff_ffff) as u32)),
         }
@@ -126,7 +130,7 @@ mod tests {
 
     #[test]
     fn survives_the_mailbox() {
-        for scope in [Scope::Unicast, Scope::All, Scope::Bridges] {
+        for scope in [Scope::Unicast, Scope::All, Scope::Bridges, Scope::Hosts] {
             for kinds in [None, Some(Kinds::NONE), Some(Kinds::from_bits(u32::MAX))] {
                 for (vlan, vlan_assigned) in [(0, false), (4095, true), (5, false)] {
                     let (ingress, bits) = (PortId::new(62, 262_143, 65_535), PortBits::from_bits(0xffff));

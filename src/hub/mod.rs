@@ -32,7 +32,7 @@ pub mod view;
 mod tests;
 
 pub use meta::{FrameMeta, Scope, VlanEdit};
-pub use port::{PortKind, PortSettings};
+pub use port::{PortKind, PortSettings, Tenant};
 pub use profile::{HubSettings, Profile};
 pub use shared::{HubShared, PortError};
 pub use view::HubView;
@@ -133,6 +133,8 @@ fn switch(
             None => unknown_scope(shared, settings.bits)?,
         }
     };
+    let asks_host = quiet && scope == Scope::All && kinds.is_some_and(|kinds| kinds.intersects(ASKS_HOST));
+    let scope = if asks_host && shared.has_host() { Scope::Hosts } else { scope };
 
     // 5. flood
     if quiet && kinds.is_some_and(|kinds| kinds.intersects(Kinds::CHATTER)) {
@@ -244,10 +246,15 @@ fn refusal(hit: Kinds) -> Option<DropReason> {
         Some(DropReason::HubRouterAdvert)
     } else if hit.intersects(Kinds::DHCP_SERVER | Kinds::DHCPV6_SERVER) {
         Some(DropReason::HubDhcpServer)
+    } else if hit.intersects(Kinds::IPV6) {
+        Some(DropReason::HubIpv6)
     } else {
         Some(DropReason::HubPolicy)
     }
 }
+
+/// What the gateway answers for everybody, where members are strangers.
+const ASKS_HOST: Kinds = Kinds::ARP.or(Kinds::DHCP);
 
 /// 01-80-C2-00-00-00 to 0F: between neighbouring bridges, never forwarded (802.1Q table 8-1).
 const RESERVED_GROUPS: u64 = 0x0180_c200_0000;

@@ -257,6 +257,10 @@ pub fn compile(kind: PortKind, policy: &Policy, hub: &HubSettings) -> PortSettin
         .bits
         .or_if(policy.is_set(Item::CheckMac), PortBits::EXCLUSIVE)
         .or_if(policy.is_set(Item::PrivacyFilter) || isolated, PortBits::PRIVATE);
+    if !hub.members_ipv6 && kind == PortKind::Member {
+        settings.refuse_ingress = settings.refuse_ingress | Kinds::IPV6;
+        settings.refuse_egress = settings.refuse_egress | Kinds::IPV6;
+    }
     for &(item, ingress, egress) in FILTERS {
         if policy.is_set(item) {
             settings.refuse_ingress = settings.refuse_ingress | ingress;

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use crossbeam::utils::CachePadded;
 
-use crate::ids::PortId;
+use crate::ids::{MemberId, PortId, SessionId};
 use crate::wire::kinds::Kinds;
 
 use super::atomic::{AtomicU32, AtomicU64};
@@ -125,6 +125,15 @@ pub const MACS_UNLIMITED: u32 = (1 << 20) - 1;
 /// Places that come into being together.
 pub const CHUNK_SLOTS: usize = 256;
 
+/// Who a port belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The session.
+    pub session: SessionId,
+    /// The member logged in.
+    pub member: MemberId,
+}
+
 /// See the module text.
 #[derive(Debug)]
 pub struct PortDirectory {
@@ -137,6 +146,8 @@ struct WorkerPorts {
     ports: AtomicU32,
     /// Those of them that are bridges.
     bridges: AtomicU32,
+    /// Those of them that are the hub's own host.
+    hosts: AtomicU32,
     chunks: OnceLock<Box<[Chunk]>>,
 }
 
@@ -156,6 +167,9 @@ struct Place {
     refuse: AtomicU64,
     /// `macs_max` (20 bits), `pvid` (12), `floods_per_sec` (20).
     limits: AtomicU64,
+    /// [`Tenant`], in two words.
+    session: AtomicU64,
+    member: AtomicU32,
 }
 
 impl PortDirectory {
@@ -185,6 +199,7 @@ impl PortDirectory {
         place.state.store(state_word(port, settings.bits), Release);
         count(&worker.ports, 1);
         count(&worker.bridges, i32::from(settings.bits.has(PortBits::BRIDGE)));
+        count(&worker.hosts, i32::from(settings.bits.has(PortBits::HOST)));
         true
     }
 
@@ -204,7 +219,26 @@ impl PortDirectory {
         place.state.store(0, Release);
         count(&worker.ports, -1);
         count(&worker.bridges, -i32::from(old.has(PortBits::BRIDGE)));
+        count(&worker.hosts, -i32::from(old.has(PortBits::HOST)));
         true
+    }
+
+    /// Says who an open port belongs to, before a frame enters by it.
+    pub fn set_tenant(&self, port: PortId, tenant: Tenant) {
+        if let Some((_, place, _)) = self.open_place(port) {
+            place.session.store(tenant.session.0, Relaxed);
+            place.member.store(tenant.member.0, Relaxed);
+        }
+    }
+
+    /// Who `port` belongs to; `None` if it is not open (any more).
+    pub fn tenant(&self, port: PortId) -> Option<Tenant> {
+        let place = self.place(port)?;
+        place.bits_if_open(port)?;
+        let session = SessionId(place.session.load(Acquire));
+        let member = MemberId(place.member.load(Acquire));
+        // Still the same: the words above were not those of a successor.
+        place.bits_if_open(port).map(|_| Tenant { session, member })
     }
 
     /// The rules of `port`; `None` if it is not open (any more).
@@ -241,6 +275,12 @@ impl PortDirectory {
     #[inline]
     pub fn open_bridges(&self, worker: usize) -> u32 {
         self.workers.get(worker).map_or(0, |ports| ports.bridges.load(Relaxed))
+    }
+
+    /// Ports of the hub's own host that `worker` has open.
+    #[inline]
+    pub fn open_hosts(&self, worker: usize) -> u32 {
+        self.workers.get(worker).map_or(0, |ports| ports.hosts.load(Relaxed))
     }
 
     /// How many addresses `port` has in the FDB; 0 if it is not open.

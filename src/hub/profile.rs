@@ -30,6 +30,8 @@ pub struct HubSettings {
     pub ageing_secs: u32,
     /// Members exchange frames with the gateway and bridges only.
     pub isolate_members: bool,
+    /// Members exchange IPv6. Without a service for it, IPv6 passes by gateway, NAT and log.
+    pub members_ipv6: bool,
     /// Any number that members do not know; makes collisions in the FDB unpredictable.
     pub hash_seed: u64,
 }
@@ -41,6 +43,7 @@ impl Default for HubSettings {
             fdb_entries: super::fdb::ENTRIES_DEFAULT,
             ageing_secs: super::fdb::AGEING_SECS_DEFAULT,
             isolate_members: false,
+            members_ipv6: true,
             hash_seed: 0,
         }
     }

@@ -7,7 +7,7 @@ use crate::tick::Tick;
 use super::fdb::{Fdb, MacEntry};
 use super::meta::{FrameMeta, Scope};
 use super::policy::{Policy, compile};
-use super::port::{PortBits, PortDirectory, PortKind, PortSettings};
+use super::port::{PortBits, PortDirectory, PortKind, PortSettings, Tenant};
 use super::profile::HubSettings;
 use super::view::HubView;
 
@@ -61,7 +61,7 @@ impl HubShared {
         if !self.ports.open(port, settings) {
             return Err(PortError::SlotTaken);
         }
-        view.add(port, settings.bits.has(PortBits::BRIDGE));
+        view.add(port, settings.kind());
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl HubShared {
     pub fn update_port(&self, view: &mut HubView, port: PortId, settings: PortSettings) -> bool {
         let done = port.worker() == view.worker() && self.ports.update(port, settings);
         if done {
-            view.reclassify(port, settings.bits.has(PortBits::BRIDGE));
+            view.reclassify(port, settings.kind());
         }
         done
     }
@@ -90,6 +90,7 @@ impl HubShared {
     pub fn floods_to(&self, worker: usize, meta: FrameMeta) -> bool {
         match meta.scope {
             Scope::Bridges => self.ports.open_bridges(worker) > 0,
+            Scope::Hosts => self.ports.open_bridges(worker) + self.ports.open_hosts(worker) > 0,
             Scope::All | Scope::Unicast => self.ports.open_ports(worker) > 0,
         }
     }
@@ -123,6 +124,26 @@ impl HubShared {
     /// Ports that `worker` has open in this hub.
     pub fn open_ports(&self, worker: usize) -> u32 {
         self.ports.open_ports(worker)
+    }
+
+    /// Says who `port` belongs to. To be called by its owner before a frame enters by it.
+    pub fn set_tenant(&self, port: PortId, tenant: Tenant) {
+        self.ports.set_tenant(port, tenant);
+    }
+
+    /// Who `port` belongs to; `None` if it is not open (any more).
+    pub fn tenant(&self, port: PortId) -> Option<Tenant> {
+        self.ports.tenant(port)
+    }
+
+    /// The rules of `port`; `None` if it is not open (any more).
+    pub fn port_bits(&self, port: PortId) -> Option<PortBits> {
+        self.ports.bits(port)
+    }
+
+    /// Whether the hub has a host of its own, its gateway.
+    pub(super) fn has_host(&self) -> bool {
+        (0..self.ports.workers()).any(|worker| self.ports.open_hosts(worker) > 0)
     }
 
     /// Whether a bridge port other than `port`, whose rules are `bits`, is open.

@@ -68,6 +68,8 @@ reasons! {
         HubDhcpServer = "hub_dhcp_server",
         /// Router advertisement from a port that may not route.
         HubRouterAdvert = "hub_router_advert",
+        /// IPv6, in a hub that does not carry it between members or for a member whose policy refuses it.
+        HubIpv6 = "hub_ipv6",
         /// The port it was for closed before the frame reached it.
         EgressPortGone = "egress_port_gone",
         /// The egress queue of the port is full: its member reads too slowly.

@@ -147,6 +147,7 @@ fn make_hubs(config: &Config, workers: usize) -> Arc<[Arc<HubShared>]> {
             fdb_entries: usize::try_from(hub.fdb_entries).unwrap_or(usize::MAX),
             ageing_secs: u32::try_from(hub.ageing.as_secs()).unwrap_or(u32::MAX),
             isolate_members: hub.isolate_members,
+            members_ipv6: hub.members_ipv6,
             hash_seed: u64::from_be_bytes(seed),
         };
         Arc::new(HubShared::new(settings, workers))

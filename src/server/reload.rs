@@ -48,9 +48,9 @@ fn made_from(now: &Config, next: &Config) -> Option<String> {
     if names(now) != names(next) {
         return Some("the list of hubs".into());
     }
-    let made_of = |hub: &Hub| (hub.profile, hub.isolate_members, hub.ageing, hub.fdb_entries);
+    let made_of = |hub: &Hub| (hub.profile, hub.isolate_members, hub.members_ipv6, hub.ageing, hub.fdb_entries);
     let changed = now.hubs.iter().zip(&next.hubs).find(|(now, next)| made_of(now) != made_of(next));
-    changed.map(|(hub, _)| format!("profile, isolate_members, ageing_s or fdb_entries of hub {:?}", hub.name))
+    changed.map(|(hub, _)| format!("profile, isolate_members, ipv6, ageing_s or fdb_entries of hub {:?}", hub.name))
 }
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ pub struct EpollIo {
     unsent: Vec<ConnKey>,
     completions: VecDeque<Completion>,
     pool: Pool,
+    /// Devices that are watched, by number.
+    watched: Vec<Option<OwnedFd>>,
     /// epoll_pwait2 (Linux 5.11) is there.
     fine_timeout: bool,
 }
@@ -125,6 +127,7 @@ impl EpollIo {
             unsent: Vec::new(),
             completions: VecDeque::new(),
             pool,
+            watched: Vec::new(),
             fine_timeout: true,
         })
     }
@@ -217,6 +220,10 @@ impl EpollIo {
             }
             return;
         }
+        if event.data() & !0xff == WATCH_DATA {
+            let watch = (event.data() & 0xff) as u8;
+            return self.completions.push_back(Completion::Ready { watch });
+        }
         let (key, generation) = unpack(event.data());
         let Some(slot) = self.find(key).filter(|slot| slot.generation == generation) else { return };
         let flags = event.events();
@@ -300,6 +307,21 @@ impl StreamIo for EpollIo {
             send: None,
             shutdown_wanted: false,
         });
+        Ok(())
+    }
+
+    fn watch(&mut self, watch: u8, device: OwnedFd) -> io::Result<()> {
+        let place = usize::from(watch);
+        if place >= self.watched.len() {
+            self.watched.resize_with(place + 1, || None);
+        }
+        if let Some(before) = self.watched[place].take() {
+            // The device may have gone already.
+            let _ = self.epoll.delete(&before);
+        }
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        self.epoll.add(&device, EpollEvent::new(flags, WATCH_DATA | u64::from(watch)))?;
+        self.watched[place] = Some(device);
         Ok(())
     }
 
@@ -391,6 +413,8 @@ fn whole_ms(span: Duration) -> EpollTimeout {
 
 /// No socket has it: generations have 24 bits.
 const WAKER_DATA: u64 = u64::MAX;
+/// Nor this one; the number of the watch is its last byte.
+const WATCH_DATA: u64 = u64::MAX << 56;
 const GENERATION_MASK: u32 = (1 << 24) - 1;
 
 #[cfg(test)]

@@ -65,6 +65,14 @@ pub struct UringIo {
     cqes: Vec<Cqe>,
     waker: Waker,
     waker_armed: bool,
+    /// By number.
+    watched: Vec<Option<Watched>>,
+}
+
+/// A device that is watched.
+struct Watched {
+    device: OwnedFd,
+    generation: u32,
 }
 
 /// One socket.
@@ -106,6 +114,7 @@ enum Op {
     Send,
     Cancel,
     Waker,
+    Watch,
 }
 
 impl Tag {
@@ -120,6 +129,7 @@ impl Tag {
             1 => Op::Send,
             2 => Op::Cancel,
             3 => Op::Waker,
+            4 => Op::Watch,
             _ => return None,
         };
         let key = ConnKey((user_data & 0xffff_ffff) as u32);
@@ -145,6 +155,7 @@ impl UringIo {
             cqes: Vec::new(),
             waker,
             waker_armed: false,
+            watched: Vec::new(),
         })
     }
 
@@ -210,6 +221,32 @@ impl UringIo {
         unsafe { self.ring.push(entry) };
     }
 
+    fn arm_watch(&mut self, watch: u8) {
+        let Some(Some(watched)) = self.watched.get(usize::from(watch)) else { return };
+        let tag = Tag { key: ConnKey(watch.into()), generation: watched.generation, op: Op::Watch };
+        let fd = types::Fd(watched.device.as_raw_fd());
+        let entry =
+            opcode::PollAdd::new(fd, libc::POLLIN.unsigned_abs().into()).multi(true).build().user_data(tag.pack());
+        // SAFETY: points to no memory.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn on_watch(&mut self, tag: Tag, cqe: Cqe) {
+        let watch = u8::try_from(tag.key.0).expect("made from a u8");
+        let watched = self.watched.get(usize::from(watch)).and_then(Option::as_ref);
+        // What is said about a predecessor does not count.
+        if watched.is_none_or(|watched| watched.generation != tag.generation) {
+            return;
+        }
+        if !cqe.more() {
+            self.arm_watch(watch);
+        }
+        let told = matches!(self.completions.back(), Some(Completion::Ready { watch: last }) if *last == watch);
+        if !told {
+            self.completions.push_back(Completion::Ready { watch });
+        }
+    }
+
     /// Takes what has completed.
     fn reap(&mut self) {
         let mut cqes = mem::take(&mut self.cqes);
@@ -230,6 +267,9 @@ impl UringIo {
             }
             return;
         }
+        if tag.op == Op::Watch {
+            return self.on_watch(tag, cqe);
+        }
         // A buffer named by a completion is ours, whatever became of the socket.
         let received = u32::try_from(cqe.result).unwrap_or(0);
         let buf = cqe.buffer().map(|id| self.buffers.take(id, received));
@@ -243,7 +283,7 @@ impl UringIo {
             Op::Recv => self.on_recv(tag.key, cqe, buf),
             Op::Send => self.on_send(tag.key, cqe.result),
             // Says only how many were found; their own completions tell the rest.
-            Op::Cancel | Op::Waker => {}
+            Op::Cancel | Op::Waker | Op::Watch => {}
         }
         self.finish_close(tag.key);
     }
@@ -328,6 +368,26 @@ impl StreamIo for UringIo {
             in_flight: 0,
         });
         self.arm_recv(key);
+        Ok(())
+    }
+
+    fn watch(&mut self, watch: u8, device: OwnedFd) -> io::Result<()> {
+        let place = usize::from(watch);
+        if place >= self.watched.len() {
+            self.watched.resize_with(place + 1, || None);
+        }
+        if let Some(before) = self.watched[place].take() {
+            // The kernel keeps the file of a poll open until it is cancelled.
+            let all = types::CancelBuilder::fd(types::Fd(before.device.as_raw_fd())).all();
+            let tag = Tag { key: ConnKey(watch.into()), generation: before.generation, op: Op::Watch };
+            let entry = opcode::AsyncCancel2::new(all).build().user_data(tag.pack());
+            // SAFETY: points to no memory.
+            unsafe { self.ring.push(entry) };
+            self.ring.enter(Wait::Poll)?;
+        }
+        self.generation = (self.generation + 1) & GENERATION_MASK;
+        self.watched[place] = Some(Watched { device, generation: self.generation });
+        self.arm_watch(watch);
         Ok(())
     }
 
@@ -433,7 +493,7 @@ mod tests {
 
     #[test]
     fn tags_keep_their_parts() {
-        for op in [Op::Recv, Op::Send, Op::Cancel, Op::Waker] {
+        for op in [Op::Recv, Op::Send, Op::Cancel, Op::Waker, Op::Watch] {
             let tag = Tag { key: ConnKey(u32::MAX), generation: GENERATION_MASK - 1, op };
             assert_eq!(Tag::unpack(tag.pack()), Some(tag));
         }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::ids::ConnKey;
@@ -63,6 +64,11 @@ pub enum Completion {
         /// Which key.
         key: ConnKey,
     },
+    /// A device that is watched may have become readable.
+    Ready {
+        /// Which, as named in [`StreamIo::watch`].
+        watch: u8,
+    },
     /// Somebody rang the waker.
     Woken,
 }
@@ -105,6 +111,13 @@ pub trait StreamIo {
     /// # Errors
     /// If the back end cannot take another socket; the socket is closed then and `key` stays free.
     fn open(&mut self, key: ConnKey, socket: Self::Socket) -> io::Result<()>;
+
+    /// From now on tells by [`Completion::Ready`] whenever `device` becomes readable, in place of the device that was
+    /// watched under this number. Who reads must read until nothing is left, or look again by himself.
+    ///
+    /// # Errors
+    /// If the back end cannot watch it.
+    fn watch(&mut self, watch: u8, device: OwnedFd) -> io::Result<()>;
 
     /// Sends what is pending in `buf`, all of it. At most one send per key may be in flight.
     fn send(&mut self, key: ConnKey, buf: SendBuf);

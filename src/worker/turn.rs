@@ -102,6 +102,7 @@ impl<Io: StreamIo> Worker<Io> {
                     self.conns.remove(key);
                     self.fabric.counters.conns.set(self.conns.len() as u64);
                 }
+                Completion::Ready { .. } => {}
                 Completion::Woken => {}
             }
         }

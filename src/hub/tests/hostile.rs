@@ -111,6 +111,44 @@ fn public_chatter_is_not_flooded() {
 }
 
 #[test]
+fn strangers_ask_the_gateway_alone() {
+    let mut bench = Bench::new(Profile::Public);
+    let (a, b) = (bench.member(0), bench.member(1));
+    let questions = [arp(Mac::BROADCAST, mac(1)), udp(Mac::BROADCAST, mac(1), 68, 67)];
+    for question in &questions {
+        assert_eq!(bench.reached(a, question), [b], "nobody but the others could answer");
+    }
+    let gateway = bench.open(1, 9, PortKind::Host, &[]);
+    let bridge = bench.open(0, 4, PortKind::Bridge, &[]);
+    for question in &questions {
+        assert_eq!(bench.reached(a, question), [bridge, gateway]);
+    }
+    assert_eq!(bench.reached(gateway, &arp(Mac::BROADCAST, mac(9))), [a, bridge, b], "the gateway tells everybody");
+    bench.close(gateway);
+    assert_eq!(bench.reached(a, &questions[0]), [bridge, b]);
+    let mut friends = Bench::new(Profile::Lan);
+    let (a, b) = (friends.member(0), friends.member(1));
+    let gateway = friends.open(1, 9, PortKind::Host, &[]);
+    assert_eq!(friends.reached(a, &arp(Mac::BROADCAST, mac(1))), [b, gateway]);
+}
+
+#[test]
+fn ipv6_without_a_service_stays_out() {
+    let group6 = Mac([0x33, 0x33, 0, 0, 0, 1]);
+    let mut bench =
+        Bench::with(HubSettings { profile: Profile::Public, members_ipv6: false, ..HubSettings::default() });
+    let (a, b) = (bench.member(0), bench.member(1));
+    let bridge = bench.open(0, 4, PortKind::Bridge, &[]);
+    bench.ingress(b, &arp(Mac::BROADCAST, mac(2)));
+    for dst in [group6, mac(2)] {
+        assert_eq!(bench.dropped(a, &icmpv6(dst, mac(1), 135)), DropReason::HubIpv6);
+        assert_eq!(bench.reached(bridge, &icmpv6(dst, mac(7), 135)), [], "nor does it reach a member");
+    }
+    assert_eq!(bench.dropped(a, &icmpv6(group6, mac(1), 134)), DropReason::HubRouterAdvert);
+    assert_eq!(bench.reached(a, &udp(mac(2), mac(1), 9, 9)), [b]);
+}
+
+#[test]
 fn h12_storm_is_limited_and_unicast_is_not() {
     let mut bench = Bench::new(Profile::Lan);
     let (a, b) = (bench.member(0), bench.member(1));
@@ -135,7 +173,7 @@ fn h12_storm_is_limited_and_unicast_is_not() {
 
 #[test]
 fn policies_on_ingress() {
-    use DropReason::{HubDhcpServer, HubPolicy, HubRouterAdvert};
+    use DropReason::{HubDhcpServer, HubIpv6, HubPolicy, HubRouterAdvert};
     let group6 = Mac([0x33, 0x33, 0, 0, 0, 1]);
     let syn_ack = |v6: bool| {
         let mut bytes = if v6 { icmpv6(mac(2), mac(1), 0) } else { udp(mac(2), mac(1), 80, 5000) };
@@ -163,7 +201,7 @@ fn policies_on_ingress() {
         (Item::RAFilter, icmpv6(group6, mac(1), 135), None),
         (Item::FilterIPv4, arp(Mac::BROADCAST, mac(1)), Some(HubPolicy)),
         (Item::FilterIPv4, icmpv6(group6, mac(1), 135), None),
-        (Item::FilterIPv6, icmpv6(group6, mac(1), 135), Some(HubPolicy)),
+        (Item::FilterIPv6, icmpv6(group6, mac(1), 135), Some(HubIpv6)),
         (Item::FilterIPv6, arp(Mac::BROADCAST, mac(1)), None),
         (Item::FilterNonIP, raw(Mac::BROADCAST, mac(1), &[0x88, 0x63, 0x11, 9]), Some(HubPolicy)),
         (Item::FilterNonIP, arp(Mac::BROADCAST, mac(1)), None),

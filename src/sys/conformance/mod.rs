@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use self::rigs::{Found, Peer, Rig};
@@ -24,6 +25,8 @@ struct Harness<R: Rig> {
     hold: bool,
     held: Vec<RecvBuf>,
     woken: usize,
+    /// Numbers of devices that were told to be readable.
+    ready: Vec<u8>,
 }
 
 struct Conn<P> {
@@ -47,7 +50,16 @@ impl<R: Rig> Harness<R> {
         if io.is_none() {
             eprintln!("skipped: this host cannot run it");
         }
-        Some(Self { io: io?, waker, conns: Vec::new(), echo: false, hold: false, held: Vec::new(), woken: 0 })
+        Some(Self {
+            io: io?,
+            waker,
+            conns: Vec::new(),
+            echo: false,
+            hold: false,
+            held: Vec::new(),
+            woken: 0,
+            ready: Vec::new(),
+        })
     }
 
     fn open(&mut self) -> usize {
@@ -132,6 +144,7 @@ impl<R: Rig> Harness<R> {
                 assert!(!conn.closed && !conn.sending);
                 conn.closed = true;
             }
+            Completion::Ready { watch } => self.ready.push(watch),
             Completion::Woken => self.woken += 1,
         }
     }
@@ -490,6 +503,33 @@ fn gathering_pauses_only_when_nothing_is_there<R: Rig>() {
     }
 }
 
+fn a_watched_device_is_told_when_readable<R: Rig>() {
+    if !R::WAITS {
+        return;
+    }
+    let Some(mut h) = Harness::<R>::new(4, 4096) else { return };
+    for round in 0..3 {
+        let (mut far, mut near) = UnixStream::pair().unwrap();
+        h.io.watch(2, near.try_clone().unwrap().into()).unwrap();
+        h.step(Wait::For(Duration::from_millis(5)));
+        assert!(std::mem::take(&mut h.ready).is_empty(), "round {round}: nothing there");
+        for _ in 0..3 {
+            far.write_all(b"frame").unwrap();
+            h.step(Wait::For(Duration::from_secs(2)));
+            let told = std::mem::take(&mut h.ready);
+            assert!(!told.is_empty() && told.iter().all(|watch| *watch == 2), "round {round}: {told:?}");
+            near.read_exact(&mut [0; 5]).unwrap();
+        }
+        // What follows takes its place: this one is no longer looked at.
+        h.io.watch(2, UnixStream::pair().unwrap().0.into()).unwrap();
+        h.step(Wait::For(Duration::from_millis(5)));
+        h.ready.clear();
+        far.write_all(b"unheard").unwrap();
+        h.step(Wait::For(Duration::from_millis(5)));
+        assert!(h.ready.is_empty(), "round {round}: no longer watched");
+    }
+}
+
 fn a_turn_waits_as_long_as_allowed<R: Rig>() {
     if !R::WAITS {
         return;
@@ -544,7 +584,8 @@ macro_rules! conformance {
                 peer_reset_is_told, peer_half_close_leaves_sending, a_key_serves_one_socket_after_another,
                 five_hundred_sockets_share_four_buffers, a_kept_buffer_stops_only_itself,
                 with_all_buffers_lent_receiving_waits_and_sending_goes_on,
-                a_wake_from_another_thread_ends_the_sleep, gathering_pauses_only_when_nothing_is_there, a_turn_waits_as_long_as_allowed,
+                a_wake_from_another_thread_ends_the_sleep, gathering_pauses_only_when_nothing_is_there,
+                a_watched_device_is_told_when_readable, a_turn_waits_as_long_as_allowed,
                 dropping_the_back_end_in_the_middle_is_sound
             }
         }
