@@ -16,6 +16,8 @@ pub mod gateway;
 
 pub mod lane;
 
+pub mod nat;
+
 pub mod wire;
 
 pub mod client;

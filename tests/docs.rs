@@ -22,10 +22,26 @@ use serde_json::Value;
 
 type Names = BTreeSet<String>;
 
+/// Sections of the configuration: title in `docs/config.md`, and a file to which a key of the section can be added.
+const SECTIONS: [(&str, &str); 6] = [
+    ("## `[server]`", "[server]\n"),
+    ("## `[[hub]]`", "[[hub]]\nname = \"x\"\n"),
+    ("## `[hub.gateway]`", "[[hub]]\nname = \"x\"\n[hub.gateway]\n"),
+    (
+        "### `[[hub.gateway.reservation]]`",
+        "[[hub]]\nname = \"x\"\n[hub.gateway]\n[[hub.gateway.reservation]]\naddress = \"100.64.0.9\"\nuser = \"a\"\n",
+    ),
+    ("## `[hub.nat]`", "[[hub]]\nname = \"x\"\n[hub.gateway]\n[hub.nat]\ndevice = \"e\"\n"),
+    (
+        "### `[[hub.nat.forward]]`",
+        "[[hub]]\nname = \"x\"\n[hub.gateway]\n[hub.nat]\ndevice = \"e\"\n[[hub.nat.forward]]\nport = 80\nto = \"100.64.0.9:1\"\n",
+    ),
+];
+
 #[test]
 fn every_key_is_described_and_no_other() {
     let text = read("docs/config.md");
-    for (title, start) in [("## `[server]`", "[server]\n"), ("## `[[hub]]`", "[[hub]]\nname = \"x\"\n")] {
+    for (title, start) in SECTIONS {
         let described: Names = rows(section(&text, title)).into_iter().map(|row| name(&row[0])).collect();
         assert_eq!(described, known_keys(start), "left: {title} of docs/config.md; right: what the program reads");
     }
@@ -35,7 +51,7 @@ fn every_key_is_described_and_no_other() {
 fn ranges_and_defaults_are_those_of_the_program() {
     let text = read("docs/config.md");
     let mut checked = 0;
-    for (title, start) in [("## `[server]`", "[server]\n"), ("## `[[hub]]`", "[[hub]]\nname = \"x\"\n")] {
+    for (title, start) in SECTIONS {
         for row in rows(section(&text, title)).iter().filter(|row| row[1].starts_with(|c: char| c.is_ascii_digit())) {
             let problem = only_problem(&format!("{start}{} = 1000000000", name(&row[0])));
             let hint = problem.hint.replace(" if not said", "");

@@ -3,11 +3,12 @@
 
 use crate::ids::PortId;
 use crate::tick::Tick;
+use crate::wire::ethernet::Mac;
 
-use super::fdb::{Fdb, MacEntry};
+use super::fdb::{Claim, Fdb, Key, MacEntry};
 use super::meta::{FrameMeta, Scope};
 use super::policy::{Policy, compile};
-use super::port::{PortBits, PortDirectory, PortKind, PortSettings, Tenant};
+use super::port::{MACS_UNLIMITED, PortBits, PortDirectory, PortKind, PortSettings, Tenant};
 use super::profile::HubSettings;
 use super::view::HubView;
 
@@ -124,6 +125,12 @@ impl HubShared {
     /// Ports that `worker` has open in this hub.
     pub fn open_ports(&self, worker: usize) -> u32 {
         self.ports.open_ports(worker)
+    }
+
+    /// Has the address of the hub's own host learned before it sends anything.
+    pub fn learn_host(&self, port: PortId, mac: Mac, now: Tick) {
+        let claim = Claim { port, macs_max: MACS_UNLIMITED, exclusive: false };
+        self.fdb.learn(Key::new(mac, 0), &claim, now, &self.ports);
     }
 
     /// Says who `port` belongs to. To be called by its owner before a frame enters by it.

@@ -26,6 +26,7 @@ use self::merge::{L4Place, TxBurst};
 use self::outlet::Outlet;
 use self::uplink::{Conflict, Shared, Uplink, UplinkSettings};
 
+pub mod any;
 pub mod cut;
 pub mod mem;
 pub mod merge;

@@ -70,6 +70,22 @@ reasons! {
         HubRouterAdvert = "hub_router_advert",
         /// IPv6, in a hub that does not carry it between members or for a member whose policy refuses it.
         HubIpv6 = "hub_ipv6",
+        /// Packet for the Internet whose port, card and address are not those of a lease.
+        GatewayUnbound = "gateway_unbound",
+        /// Packet for the gateway or the Internet whose lengths contradict each other.
+        GatewayMalformed = "gateway_malformed",
+        /// DHCP answer given up because the lease file is written too slowly.
+        GatewayJournalSlow = "gateway_journal_slow",
+        /// Packet from outside for a member who has gone.
+        NatNoMember = "nat_no_member",
+        /// Packet from outside that is for none of the public addresses and ports.
+        NatNotOurs = "nat_not_ours",
+        /// Packet for the Internet in a hub that has no way there.
+        NatNoLane = "nat_no_lane",
+        /// Too many packets from member to member by public addresses at once.
+        NatHairpinFull = "nat_hairpin_full",
+        /// A defect of this server at the gateway, contained to this packet. Please report it.
+        RouterDefect = "router_defect",
         /// The port it was for closed before the frame reached it.
         EgressPortGone = "egress_port_gone",
         /// The egress queue of the port is full: its member reads too slowly.

@@ -57,6 +57,7 @@ impl Crew {
                 mailbox,
                 wakers: Arc::clone(&wakers),
                 hubs: Arc::clone(&hubs),
+                routers: Vec::new(),
                 commands,
                 reports: report_sink(&report),
                 counters: Arc::clone(&counters),

@@ -30,6 +30,7 @@ impl<Io: StreamIo> Worker<Io> {
                     }
                 }
                 Command::Inspect(answer) => answer(self.inspect()),
+                Command::Router(hub, order) => self.fabric.obey_order(hub, order, self.now),
                 Command::Stop => self.stop(),
                 Command::Leave => self.leaving = true,
             }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::exchange::{Header, Outbox};
-use super::parcel::Parcel;
+use super::parcel::{Dest, Parcel};
+use super::router::Router;
 use super::slots::{Port, PortTable};
 use super::turn::HOUSEKEEPING;
 use crate::hub::meta::EDITED_BYTES_MAX;
-use crate::hub::{self, Egress, FrameMeta, HubShared, HubView, PortSettings};
+use crate::hub::{self, Egress, FrameMeta, HubShared, HubView, PortSettings, Tenant};
 use crate::ids::{ConnKey, HubId, PortId};
 use crate::metrics::counters::Counters;
 use crate::metrics::drops::DropReason;
@@ -38,6 +39,8 @@ pub struct Fabric {
     pub dirty: Vec<ConnKey>,
     /// Ports in whose delivery a defect showed; the worker ends their sessions within the turn.
     pub broken: Vec<PortId>,
+    /// This worker's part in the ways out of hubs, by [`HubId`].
+    pub(super) routers: Vec<Option<Box<Router>>>,
     /// Ports of a flood, kept for its capacity.
     fan: Vec<PortId>,
 }
@@ -48,6 +51,8 @@ pub struct Seat {
     pub shared: Arc<HubShared>,
     /// What is this worker's alone.
     pub view: HubView,
+    /// The port of the hub's gateway, whatever worker has it.
+    pub host: Option<PortId>,
 }
 
 impl Fabric {
@@ -69,6 +74,7 @@ impl Fabric {
             counters,
             dirty: Vec::new(),
             broken: Vec::new(),
+            routers: Vec::new(),
             fan: Vec::new(),
         };
         fabric.configure(hubs);
@@ -78,7 +84,7 @@ impl Fabric {
     /// Takes a seat at every hub that is new.
     pub fn configure(&mut self, hubs: &Arc<[Arc<HubShared>]>) {
         for shared in hubs.iter().skip(self.seats.len()) {
-            self.seats.push(Seat { shared: Arc::clone(shared), view: HubView::new(self.index) });
+            self.seats.push(Seat { shared: Arc::clone(shared), view: HubView::new(self.index), host: None });
         }
     }
 
@@ -93,6 +99,8 @@ impl Fabric {
             self.ports.remove(&port);
             return false;
         }
+        let seat = &self.seats[usize::from(port.hub.0)];
+        seat.shared.set_tenant(port.id, Tenant { session: port.session, member: port.member });
         self.ports.insert(port);
         self.counters.ports.set(self.ports.len() as u64);
         true
@@ -152,10 +160,15 @@ impl Fabric {
     /// Gives `frame` to every member of `hub` on this worker but the one it came from.
     pub fn fan_out(&mut self, hub: HubId, meta: FrameMeta, frame: Frame<'_>, now: Tick) {
         let Some(seat) = self.seats.get(usize::from(hub.0)) else { return };
+        let host = seat.host;
         let mut fan = std::mem::take(&mut self.fan);
         fan.extend(seat.view.flood_ports(meta));
         for to in fan.drain(..) {
-            self.deliver(hub, to, meta, frame, now);
+            if Some(to) == host {
+                self.to_host(hub, meta, frame, now);
+            } else {
+                self.deliver(hub, to, meta, frame, now);
+            }
         }
         self.fan = fan;
     }
@@ -166,14 +179,17 @@ impl Fabric {
         let Some(frame) = Frame::new_checked(bytes) else { return };
         let parcel = Parcel::from_words(*header);
         match parcel.to {
-            Some(to) => self.deliver(parcel.hub, to, parcel.meta, frame, now),
-            None => self.fan_out(parcel.hub, parcel.meta, frame, now),
+            Dest::Port(to) => self.deliver(parcel.hub, to, parcel.meta, frame, now),
+            Dest::Flood => self.fan_out(parcel.hub, parcel.meta, frame, now),
+            Dest::Host | Dest::Outbound | Dest::Inbound => {
+                self.run_errand(parcel.hub, parcel.to, parcel.meta, frame, now);
+            }
         }
     }
 
     /// Ages a part of each FDB, such that all of it is seen once in 60 s.
     pub fn housekeeping(&mut self, now: Tick) {
-        for Seat { shared, view } in &mut self.seats {
+        for Seat { shared, view, .. } in &mut self.seats {
             let runs = SWEEP.as_millis() / HOUSEKEEPING.as_millis() * self.outbox.workers() as u128;
             let buckets = (shared.fdb_buckets() as u128).div_ceil(runs);
             shared.sweep(view, usize::try_from(buckets).unwrap_or(usize::MAX), now);

@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use super::egress::Fabric;
-use super::parcel::Parcel;
-use crate::hub::{self, Verdict};
+use super::parcel::{Dest, Parcel};
+use crate::hub::{self, FrameMeta, Verdict};
 use crate::ids::{HubId, PortId};
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
@@ -46,23 +46,29 @@ impl Fabric {
         };
         let Some(seat) = self.seats.get_mut(usize::from(hub.0)) else { return };
         match hub::ingress(&seat.shared, &mut seat.view, port, frame, now) {
+            Verdict::Unicast(to, meta) if seat.host == Some(to) => self.to_host(hub, meta, frame, now),
             Verdict::Unicast(to, meta) if to.worker() == self.index => self.deliver(hub, to, meta, frame, now),
-            Verdict::Unicast(to, meta) => self.hand_over(to.worker(), Parcel { hub, to: Some(to), meta }, bytes),
+            Verdict::Unicast(to, meta) => self.hand_over(to.worker(), Parcel { hub, to: Dest::Port(to), meta }, bytes),
             Verdict::Flood(meta) => {
                 self.counters.floods.add(1);
-                for worker in 0..self.outbox.workers() {
-                    let wanted = worker != self.index && self.seats[usize::from(hub.0)].shared.floods_to(worker, meta);
-                    if wanted {
-                        self.hand_over(worker, Parcel { hub, to: None, meta }, bytes);
-                    }
-                }
-                self.fan_out(hub, meta, frame, now);
+                self.flood(hub, meta, frame, now);
             }
             Verdict::Drop(reason) => self.counters.drop_frame(reason),
         }
     }
 
-    fn hand_over(&mut self, worker: usize, parcel: Parcel, bytes: &[u8]) {
+    /// Brings a frame once to every worker that has ports for it, and to the ports here.
+    pub(super) fn flood(&mut self, hub: HubId, meta: FrameMeta, frame: Frame<'_>, now: Tick) {
+        for worker in 0..self.outbox.workers() {
+            let wanted = worker != self.index && self.seats[usize::from(hub.0)].shared.floods_to(worker, meta);
+            if wanted {
+                self.hand_over(worker, Parcel { hub, to: Dest::Flood, meta }, frame.bytes());
+            }
+        }
+        self.fan_out(hub, meta, frame, now);
+    }
+
+    pub(super) fn hand_over(&mut self, worker: usize, parcel: Parcel, bytes: &[u8]) {
         if self.outbox.push(worker, &parcel.to_words(), bytes) {
             self.counters.handed_over.add(1);
         } else {

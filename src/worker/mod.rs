@@ -29,6 +29,7 @@ pub mod ingress;
 pub mod io;
 pub mod mem;
 pub mod parcel;
+pub mod router;
 pub mod seeds;
 pub mod slots;
 pub mod thread;
@@ -39,6 +40,7 @@ use egress::Fabric;
 use exchange::{Inbox, Mailbox};
 use gather::Gathering;
 use io::StreamIo;
+use router::RouterSeed;
 use seeds::{Command, Report};
 use slots::ConnTable;
 use timers::{Timer, Timers};
@@ -67,6 +69,8 @@ pub struct Ties<Socket> {
     pub wakers: Arc<[Waker]>,
     /// Hubs, by [`crate::ids::HubId`].
     pub hubs: Arc<[Arc<HubShared>]>,
+    /// Its parts in the hubs' ways out; in the order of hubs.
+    pub routers: Vec<RouterSeed>,
     /// From control threads.
     pub commands: Receiver<Command<Socket>>,
     /// To control threads.
@@ -105,12 +109,16 @@ pub struct Worker<Io: StreamIo> {
 impl<Io: StreamIo> Worker<Io> {
     /// A worker without ports.
     pub fn new(io: Io, settings: WorkerSettings, ties: Ties<Io::Socket>, now: Tick) -> Self {
-        let Ties { index, mailbox, wakers, hubs, commands, reports, counters } = ties;
+        let Ties { index, mailbox, wakers, hubs, routers, commands, reports, counters } = ties;
         let gathering = Gathering::new(settings.gather, now);
         let mut timers = Timers::new(now);
         timers.set(now + turn::HOUSEKEEPING, Timer::Housekeeping);
         let Mailbox { outbox, inbox: mail } = mailbox;
-        let fabric = Fabric::new(index, settings.frames_max, outbox, &hubs, counters);
+        let mut fabric = Fabric::new(index, settings.frames_max, outbox, &hubs, counters);
+        fabric.take_routers(routers, now);
+        for hub in fabric.router_hubs() {
+            timers.set(now + router::POLL, Timer::Router(hub));
+        }
         Self {
             io,
             settings,

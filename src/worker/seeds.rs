@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use super::router::orders::Order;
 use crate::hub::PortSettings;
 use crate::ids::{ConnId, HubId, MemberId, PortId, SessionId};
 use crate::metrics::closes::CloseReason;
@@ -54,6 +55,8 @@ pub enum Command<Socket> {
     End(SessionId, CloseReason),
     /// Tell about every port.
     Inspect(Box<dyn FnOnce(Vec<PortView>) + Send>),
+    /// Something about the way out of a hub.
+    Router(HubId, Order),
     /// End every session and take no more: who still comes is sent away properly.
     Stop,
     /// Leave the loop once every connection is closed. The last command: after it nobody is sent away.

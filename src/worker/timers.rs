@@ -5,7 +5,7 @@
 //! cancelled; whoever sets a timer recognises one that no longer matters.
 #![forbid(unsafe_code)]
 
-use crate::ids::{ConnKey, PortId};
+use crate::ids::{ConnKey, HubId, PortId};
 use crate::tick::Tick;
 
 /// What to look at.
@@ -20,6 +20,8 @@ pub enum Timer {
         /// Tells it from later ones with the same key.
         stamp: u64,
     },
+    /// The way out of a hub.
+    Router(HubId),
     /// The worker's own housekeeping.
     Housekeeping,
 }

@@ -20,10 +20,11 @@ use super::Worker;
 use super::egress::Fabric;
 use super::ingress::Ingress;
 use super::io::{Completion, RecvBuf, StreamIo, Wait};
+use super::router;
 use super::seeds::Report;
 use super::slots::{Phase, Port};
 use super::timers::Timer;
-use crate::ids::{ConnKey, PortId};
+use crate::ids::{ConnKey, HubId, PortId};
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
@@ -60,7 +61,7 @@ impl<Io: StreamIo> Worker<Io> {
         self.now = clock();
         self.fabric.counters.turns.add(1);
         let received = self.reap();
-        let came = self.exchange() || received;
+        let came = self.fabric.receive_lanes(self.now) | self.exchange() | received;
         self.gathering.turned(came, self.now);
         self.obey();
         self.expire();
@@ -70,7 +71,7 @@ impl<Io: StreamIo> Worker<Io> {
     }
 
     fn until_next_timer(&self, longest: Wait) -> Wait {
-        if !self.commands.is_empty() || longest == Wait::Poll {
+        if !self.commands.is_empty() || longest == Wait::Poll || self.fabric.lanes_wait() {
             return Wait::Poll;
         }
         let Some(next) = self.timers.next() else { return longest };
@@ -102,7 +103,7 @@ impl<Io: StreamIo> Worker<Io> {
                     self.conns.remove(key);
                     self.fabric.counters.conns.set(self.conns.len() as u64);
                 }
-                Completion::Ready { .. } => {}
+                Completion::Ready { watch } => self.fabric.lane_ready(watch),
                 Completion::Woken => {}
             }
         }
@@ -200,6 +201,11 @@ impl<Io: StreamIo> Worker<Io> {
                     }
                 }
                 Timer::Closing { key, stamp } => self.closing_expired(key, stamp),
+                Timer::Router(hub) => {
+                    self.fabric.poll_router(hub, self.now);
+                    self.watch_device(hub);
+                    self.timers.set(self.now + router::POLL, Timer::Router(hub));
+                }
                 Timer::Housekeeping => {
                     self.fabric.housekeeping(self.now);
                     self.sample_drops();
@@ -208,6 +214,15 @@ impl<Io: StreamIo> Worker<Io> {
             }
         }
         self.expired = expired;
+    }
+
+    /// Has the back end tell when the lane of `hub` has something, if its device is another one than before.
+    fn watch_device(&mut self, hub: HubId) {
+        let Some(device) = self.fabric.new_device(hub) else { return };
+        let watched = u8::try_from(hub.0).map_err(io::Error::other).and_then(|watch| self.io.watch(watch, device));
+        if let Err(error) = watched {
+            tracing::error!(hub = hub.0, %error, "the device of a lane cannot be watched; it is looked at now and then");
+        }
     }
 
     /// Tells how many frames were dropped since the last sample.
@@ -250,6 +265,7 @@ impl<Io: StreamIo> Worker<Io> {
         while let Some(key) = self.fabric.dirty.pop() {
             self.flush_conn(key);
         }
+        self.fabric.flush_lanes(self.now);
         let wakers = &self.wakers;
         self.fabric.outbox.flush(|worker| {
             if let Some(waker) = wakers.get(worker) {

@@ -60,6 +60,7 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
                 mailbox,
                 wakers: Arc::new([]),
                 hubs: Arc::clone(&hubs),
+                routers: Vec::new(),
                 commands,
                 reports: Box::new(move |what| report.send(what).unwrap()),
                 counters: Arc::new(Counters::default()),

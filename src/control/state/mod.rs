@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod certificates;
 pub mod files;
 pub mod first_start;
+pub mod leases;
 pub mod secrets;
 
 use std::fs::{DirBuilder, File, OpenOptions};

@@ -1,0 +1,64 @@
+//! What control threads ask of a hub's way out. Rare: may allocate.
+#![forbid(unsafe_code)]
+
+use super::Fabric;
+use super::host::Sink;
+use crate::gateway::Gateway;
+use crate::gateway::dns::DnsAnswer;
+use crate::ids::{HubId, MemberId, SessionId};
+use crate::nat::Nat;
+use crate::tick::Tick;
+
+/// An order to a worker about the way out of a hub.
+pub enum Order {
+    /// Records of the lease file up to this one are on disk. To the worker that has the gateway, as are the next three.
+    Durable(u64),
+    /// A question to the upstreams came back.
+    Answered(DnsAnswer),
+    /// A session ended.
+    SessionEnded(SessionId),
+    /// Look at the gateway, or change it.
+    Host(Box<dyn FnOnce(&mut Gateway, &mut Sink<'_>, Tick) + Send>),
+    /// End everything that a member has in the NAT. To every worker, as is the next.
+    EndMember(MemberId),
+    /// Look at the NAT, or change it.
+    Nat(Box<dyn FnOnce(&mut Nat, Tick) + Send>),
+}
+
+impl Fabric {
+    /// Does what was ordered; nothing if the worker has no such part.
+    pub(in crate::worker) fn obey_order(&mut self, hub: HubId, order: Order, now: Tick) {
+        match order {
+            Order::Durable(record) => {
+                self.with_router(hub, |router, fabric| {
+                    if let Some(host) = &mut router.host {
+                        host.durable(record, &router.plan, fabric, now);
+                    }
+                });
+            }
+            Order::Answered(answer) => {
+                self.with_host(hub, now, |gateway, sink| gateway.upstream_answered(&answer, now, sink));
+            }
+            Order::SessionEnded(session) => {
+                self.with_host(hub, now, |gateway, sink| gateway.session_ended(session, now, sink));
+            }
+            Order::Host(ask) => self.with_host(hub, now, |gateway, sink| ask(gateway, sink, now)),
+            Order::EndMember(member) => self.end_member(hub, member, now),
+            Order::Nat(ask) => {
+                self.with_router(hub, |router, _| {
+                    if let Some(nat) = &mut router.nat {
+                        ask(nat, now);
+                    }
+                });
+            }
+        }
+    }
+
+    fn with_host(&mut self, hub: HubId, now: Tick, errand: impl FnOnce(&mut Gateway, &mut Sink<'_>)) {
+        self.with_router(hub, |router, fabric| {
+            if let Some(host) = &mut router.host {
+                host.run(&router.plan, &router.events, fabric, now, errand);
+            }
+        });
+    }
+}

@@ -1,0 +1,324 @@
+//! Packets between members and the Internet: through the NAT of this worker, by the lane or the mailbox.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+
+use super::super::parcel::{Dest, Parcel};
+use super::plan::{PORT_CONTROL, RouterPlan};
+use super::{EventSink, Fabric, Router, RouterEvent};
+use crate::hub::{FrameMeta, Scope};
+use crate::ids::{HubId, MemberId};
+use crate::lane::Lane;
+use crate::lane::any::AnyLaneIo;
+use crate::lane::cut::cut;
+use crate::lane::outlet::Outlet;
+use crate::metrics::drops::DropReason;
+use crate::nat::{Insider, Nat, NatEvent, NatPlan, NatSink};
+use crate::tick::Tick;
+use crate::wire::ethernet::{FRAME_BYTES_MAX, Frame, HEADER_BYTES, Mac};
+use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::offload::Offload;
+use crate::wire::udp;
+
+/// This worker's end of the lane.
+pub(super) struct LaneSide {
+    pub(super) lane: Option<Lane<AnyLaneIo>>,
+    /// It may have packets.
+    pub(super) ready: bool,
+    /// Its device is one that the worker does not watch yet.
+    pub(super) is_new: bool,
+}
+
+/// Where packets for the Internet go.
+enum Exit<'a> {
+    /// To the lane.
+    Lane(&'a mut Lane<AnyLaneIo>),
+    /// To the lane, which is being read.
+    Outlet(&'a mut Outlet),
+    /// Nowhere: the hub has no lane.
+    None,
+}
+
+/// Packets that members sent to our own public addresses, until the end of the step.
+#[derive(Default)]
+pub(super) struct Packets {
+    queue: VecDeque<(Box<[u8]>, Offload)>,
+}
+
+impl Packets {
+    /// `false` if there is no room.
+    fn push(&mut self, packet: &[u8], offload: Offload) -> bool {
+        let fits = self.queue.len() < WAITING_MAX;
+        if fits {
+            self.queue.push_back((packet.into(), offload));
+        }
+        fits
+    }
+}
+
+/// What NAT wants, brought to lane, mailbox and members.
+struct Towards<'a> {
+    plan: &'a RouterPlan,
+    exit: Exit<'a>,
+    hairpins: &'a mut Packets,
+    events: &'a EventSink,
+    fabric: &'a mut Fabric,
+    now: Tick,
+}
+
+impl NatSink for Towards<'_> {
+    #[inline]
+    fn send(&mut self, packet: &mut [u8], offload: Offload) {
+        match &mut self.exit {
+            Exit::Lane(lane) => lane.push(packet, offload, self.now),
+            Exit::Outlet(outlet) => outlet.push(packet, offload, self.now),
+            Exit::None => self.dropped(DropReason::NatNoLane),
+        }
+    }
+
+    fn hairpin(&mut self, packet: &mut [u8], offload: Offload) {
+        if !self.hairpins.push(packet, offload) {
+            self.dropped(DropReason::NatHairpinFull);
+        }
+    }
+
+    #[inline]
+    fn deliver(&mut self, inside: Ipv4Addr, packet: &mut [u8], offload: Offload) {
+        let Some(binding) = self.plan.bindings.of(inside) else { return self.dropped(DropReason::NatNoMember) };
+        let (plan, now) = (self.plan, self.now);
+        let mut bytes = [0; FRAME_BYTES_MAX];
+        bytes[..HEADER_BYTES].copy_from_slice(&header(binding.mac, plan.mac));
+        let mut place = |packet: &[u8]| {
+            let Some(room) = bytes.get_mut(HEADER_BYTES..HEADER_BYTES + packet.len()) else {
+                return self.fabric.counters.drop_frame(DropReason::FrameTooLong);
+            };
+            room.copy_from_slice(packet);
+            if let Some(frame) = Frame::new_checked(&bytes[..HEADER_BYTES + packet.len()]) {
+                self.fabric.from_host(plan, binding.port, frame, now);
+            }
+        };
+        if offload == Offload::NONE {
+            place(packet);
+        } else if cut(packet, offload, INSIDE_MTU, &mut place) == 0 {
+            self.dropped(DropReason::GatewayMalformed);
+        }
+    }
+
+    fn hand_over(&mut self, worker: usize, packet: &mut [u8]) {
+        hand_over(self.fabric, self.plan, worker, packet);
+    }
+
+    fn dropped(&mut self, reason: DropReason) {
+        self.fabric.counters.drop_frame(reason);
+    }
+
+    fn event(&mut self, event: NatEvent) {
+        (self.events)(self.plan.hub, RouterEvent::Nat(event), self.now);
+    }
+}
+
+/// Sends a whole packet from outside to the worker that owns its public port.
+fn hand_over(fabric: &mut Fabric, plan: &RouterPlan, worker: usize, packet: &[u8]) {
+    let mut bytes = [0; FRAME_BYTES_MAX];
+    bytes[..HEADER_BYTES].copy_from_slice(&header(Mac::from_bits(0), Mac::from_bits(0)));
+    let end = HEADER_BYTES + packet.len();
+    let Some(room) = bytes.get_mut(HEADER_BYTES..end) else {
+        return fabric.counters.drop_frame(DropReason::FrameTooLong);
+    };
+    room.copy_from_slice(packet);
+    let parcel = Parcel { hub: plan.hub, to: Dest::Inbound, meta: plan.meta(Scope::Unicast) };
+    fabric.hand_over(worker, parcel, &bytes[..end]);
+}
+
+/// An Ethernet header for IPv4.
+fn header(dst: Mac, src: Mac) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..6].copy_from_slice(&dst.0);
+    header[6..12].copy_from_slice(&src.0);
+    header[12..].copy_from_slice(&ipv4::ETHERTYPE.to_be_bytes());
+    header
+}
+
+/// The parts of an router through which a packet goes; `None` without a NAT.
+struct Way<'a> {
+    nat: &'a mut Nat,
+    nat_plan: &'a NatPlan,
+    towards: Towards<'a>,
+}
+
+impl Router {
+    fn way<'a>(&'a mut self, fabric: &'a mut Fabric, now: Tick) -> Option<(Way<'a>, &'a mut [u8; FRAME_BYTES_MAX])> {
+        let Self { plan, nat, lane, hairpins, events, scratch, .. } = self;
+        let exit = lane.lane.as_mut().map_or(Exit::None, Exit::Lane);
+        let towards = Towards { plan, exit, hairpins, events, fabric, now };
+        Some((Way { nat: nat.as_mut()?, nat_plan: plan.nat.as_deref()?, towards }, scratch))
+    }
+}
+
+impl Way<'_> {
+    /// A packet from outside, or one that a member sent to a public address of ours.
+    #[inline]
+    fn inbound(&mut self, packet: &mut [u8], offload: Offload) {
+        let Towards { plan, ref mut fabric, now, .. } = self.towards;
+        match self.nat_plan.owner_of_packet(packet) {
+            Some(owner) if owner == fabric.index => self.nat.inbound(packet, offload, now, &mut self.towards),
+            Some(owner) if offload == Offload::NONE => hand_over(fabric, plan, owner, packet),
+            // A mailbox carries frames as they travel on a wire.
+            Some(owner) => {
+                let pieces = cut(packet, offload, INSIDE_MTU, &mut |packet| hand_over(fabric, plan, owner, packet));
+                if pieces == 0 {
+                    self.towards.dropped(DropReason::GatewayMalformed);
+                }
+            }
+            None => self.towards.dropped(DropReason::NatNotOurs),
+        }
+    }
+
+    /// What members sent to public addresses of ours comes back; a bounded number, since an answer may do so again.
+    fn turn_round(&mut self) {
+        for _ in 0..WAITING_MAX {
+            let Some((mut packet, offload)) = self.towards.hairpins.queue.pop_front() else { return };
+            self.inbound(&mut packet, offload);
+        }
+    }
+}
+
+/// What became of a frame for the Internet.
+#[derive(PartialEq, Eq)]
+enum Passed {
+    /// It went on, or was dropped and counted.
+    Done,
+    /// Port, card and address are not those of a binding.
+    Unbound,
+}
+
+impl Fabric {
+    /// A frame for the Internet, on the worker that owns the address it comes from. `meta.scope` is [`Scope::Hosts`] if
+    /// the gateway has just said that it may pass.
+    pub(super) fn translate_out(&mut self, hub: HubId, meta: FrameMeta, frame: Frame<'_>, now: Tick) {
+        let passed = self.with_router(hub, |router, fabric| router.translate_out(fabric, meta, frame, now));
+        if passed != Some(Passed::Unbound) {
+            return;
+        }
+        if meta.scope == Scope::Hosts {
+            return self.counters.drop_frame(DropReason::GatewayUnbound);
+        }
+        let Some(Some(router)) = self.routers.get(usize::from(hub.0)) else { return };
+        let owner = router.plan.owner();
+        if owner == self.index {
+            self.visit_host(hub, meta, frame, now);
+        } else {
+            self.hand_over(owner, Parcel { hub, to: Dest::Host, meta }, frame.bytes());
+        }
+    }
+
+    /// A packet from outside that another worker received.
+    pub(super) fn translate_in(&mut self, hub: HubId, frame: Frame<'_>, now: Tick) {
+        self.with_router(hub, |router, fabric| {
+            let Some((mut way, scratch)) = router.way(fabric, now) else { return };
+            let packet = &mut scratch[..frame.payload().len()];
+            packet.copy_from_slice(frame.payload());
+            way.nat.inbound(packet, Offload::NONE, now, &mut way.towards);
+            way.turn_round();
+        });
+    }
+
+    /// Takes what the lane of `hub` has received; whether there was anything.
+    pub(super) fn receive_lane(&mut self, hub: HubId, now: Tick) -> bool {
+        let frames = self.with_router(hub, |router, fabric| router.receive(fabric, now));
+        frames.is_some_and(|frames| frames > 0)
+    }
+
+    /// Ends everything that `member` has in the NAT of this worker.
+    pub(super) fn end_member(&mut self, hub: HubId, member: MemberId, now: Tick) {
+        self.with_router(hub, |router, fabric| {
+            if let Some((way, _)) = router.way(fabric, now) {
+                let Way { nat, mut towards, .. } = way;
+                nat.end_member(member, now, &mut towards);
+            }
+        });
+    }
+
+    pub(super) fn poll_nat(&mut self, hub: HubId, now: Tick) {
+        self.with_router(hub, |router, fabric| {
+            if let Some((mut way, _)) = router.way(fabric, now) {
+                way.nat.poll(now, &mut way.towards);
+                way.turn_round();
+            }
+            if let Some(lane) = &mut router.lane.lane {
+                let polled = lane.poll(now);
+                router.lane.is_new |= polled.fd_changed;
+                // Nobody tells of a device that the worker does not watch.
+                router.lane.ready |= polled.fd_changed;
+            }
+        });
+    }
+}
+
+impl Router {
+    fn receive(&mut self, fabric: &mut Fabric, now: Tick) -> usize {
+        let Self { plan, nat, lane: LaneSide { lane, ready, .. }, hairpins, events, .. } = self;
+        *ready = false;
+        let (Some(lane), Some(nat), Some(nat_plan)) = (lane, nat, plan.nat.as_deref()) else { return 0 };
+        let received = lane.receive(PACKETS_PER_TURN, now, &mut |outlet, packet, offload| {
+            let towards = Towards { plan, exit: Exit::Outlet(outlet), hairpins, events, fabric, now };
+            let mut way = Way { nat, nat_plan, towards };
+            way.inbound(packet, offload);
+            way.turn_round();
+        });
+        *ready = received.more;
+        received.frames
+    }
+
+    #[inline]
+    fn translate_out(&mut self, fabric: &mut Fabric, meta: FrameMeta, frame: Frame<'_>, now: Tick) -> Passed {
+        let Some(header) = Ipv4::new_checked(frame.payload()) else { return Passed::Unbound };
+        let (src, dst) = (header.src(), header.dst());
+        let bound = self.plan.bindings.of(src).filter(|b| b.port == meta.ingress && b.mac == frame.src());
+        let Some(binding) = bound else { return Passed::Unbound };
+        let Some(whole) = header.whole() else {
+            fabric.counters.drop_frame(DropReason::GatewayMalformed);
+            return Passed::Done;
+        };
+        let insider = Insider { address: src, member: binding.member, session: binding.session };
+        let to_gateway = dst == self.plan.address;
+        let Some((mut way, scratch)) = self.way(fabric, now) else { return Passed::Done };
+        if to_gateway {
+            way.control_ports(&insider, header, whole);
+            return Passed::Done;
+        }
+        let packet = &mut scratch[..whole.len()];
+        packet.copy_from_slice(whole);
+        way.nat.outbound(&insider, packet, Offload::NONE, now, &mut way.towards);
+        way.turn_round();
+        Passed::Done
+    }
+}
+
+impl Way<'_> {
+    /// A request of PCP, answered to its sender.
+    fn control_ports(&mut self, insider: &Insider, header: Ipv4<'_>, whole: &[u8]) {
+        let (now, gateway) = (self.towards.now, self.towards.plan.address);
+        let segment = &whole[header.header_bytes()..];
+        let Some((src_port, _)) = udp::l4_ports(segment) else { return };
+        let request = segment.get(udp::HEADER_BYTES..).unwrap_or_default();
+        let mut answer = [0; ANSWER_BYTES];
+        let len = self.nat.pcp(insider, src_port, request, &mut answer, now, &mut self.towards);
+        if len == 0 {
+            return;
+        }
+        let mut packet = [0; ipv4::HEADER_BYTES_MIN + udp::HEADER_BYTES + ANSWER_BYTES];
+        let datagram = udp::datagram((gateway, PORT_CONTROL), (insider.address, src_port), &answer[..len], &mut packet);
+        self.towards.deliver(insider.address, datagram, Offload::NONE);
+    }
+}
+
+/// Packets that wait for the end of a step; more would be a loop.
+const WAITING_MAX: usize = 64;
+/// As many as a few hundred thousand small packets a second bring between two turns; super-packets count once.
+const PACKETS_PER_TURN: usize = 256;
+/// Longest packet to a member.
+const INSIDE_MTU: usize = 1500;
+/// Longest message of PCP (RFC 6887 §7).
+const ANSWER_BYTES: usize = 1100;
