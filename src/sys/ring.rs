@@ -143,7 +143,6 @@ impl Ring {
             Wait::Poll if to_submit == 0 && !kernel_wants_us => return Ok(()),
             Wait::Poll => 0,
             Wait::For(_) | Wait::Forever => 1,
-            Wait::Gather { .. } => unreachable!("taken apart by the caller"),
         };
         let to_submit = u32::try_from(to_submit).expect("a ring has at most 32768 entries");
         // SAFETY: without EXT_ARG the last argument is a signal mask, and there is none.

@@ -50,6 +50,10 @@ impl StreamIo for Aside {
         aside(|| self.0.next())
     }
 
+    fn is_quiet(&self) -> bool {
+        aside(|| self.0.is_quiet())
+    }
+
     fn bytes(&self, buf: &RecvBuf) -> &[u8] {
         aside(|| self.0.bytes(buf))
     }
