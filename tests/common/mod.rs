@@ -4,6 +4,8 @@
 //! its end, so every byte between them is a real TLS record.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod enclosed;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
