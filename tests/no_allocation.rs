@@ -9,70 +9,28 @@
 
 mod common;
 
-use std::io;
 use std::time::Duration;
 
 use allocation_counter::{measure, opt_out};
+use common::enclosed::{Enclosed, Enclosure};
 use common::{Bench, Login, Member, broadcast, frame};
-use hublane::ids::ConnKey;
 use hublane::tls::aead::AeadBackend;
 use hublane::tls::keys::Suite;
-use hublane::tunnel::buffer::SendBuf;
-use hublane::worker::io::{CloseHow, Completion, RecvBuf, StreamIo, Wait};
-use hublane::worker::mem::{MemIo, MemSocket};
 
-/// A back end whose own allocations do not count.
-struct Aside(MemIo);
+/// Where allocations do not count.
+struct Uncounted;
 
-fn aside<R>(work: impl FnOnce() -> R) -> R {
-    let mut done = None;
-    opt_out(|| done = Some(work()));
-    done.unwrap()
-}
-
-impl StreamIo for Aside {
-    type Socket = MemSocket;
-
-    fn open(&mut self, key: ConnKey, socket: MemSocket) -> io::Result<()> {
-        aside(|| self.0.open(key, socket))
-    }
-
-    fn watch(&mut self, watch: u8, device: std::os::fd::OwnedFd) -> io::Result<()> {
-        self.0.watch(watch, device)
-    }
-
-    fn send(&mut self, key: ConnKey, buf: SendBuf) {
-        aside(|| self.0.send(key, buf));
-    }
-
-    fn shutdown_write(&mut self, key: ConnKey) {
-        aside(|| self.0.shutdown_write(key));
-    }
-
-    fn close(&mut self, key: ConnKey, how: CloseHow) {
-        aside(|| self.0.close(key, how));
-    }
-
-    fn turn(&mut self, wait: Wait) -> io::Result<()> {
-        aside(|| self.0.turn(wait))
-    }
-
-    fn next(&mut self) -> Option<Completion> {
-        aside(|| self.0.next())
-    }
-
-    fn bytes(&self, buf: &RecvBuf) -> &[u8] {
-        aside(|| self.0.bytes(buf))
-    }
-
-    fn recycle(&mut self, buf: RecvBuf) {
-        aside(|| self.0.recycle(buf));
+impl Enclosure for Uncounted {
+    fn enclose<R>(work: impl FnOnce() -> R) -> R {
+        let mut done = None;
+        opt_out(|| done = Some(work()));
+        done.unwrap()
     }
 }
 
 /// Members A, B and C; A on the last worker, the others on the first.
 struct Path {
-    bench: Bench<Aside>,
+    bench: Bench<Enclosed<Uncounted>>,
     a: Member,
     b: Member,
     c: Member,
@@ -82,7 +40,7 @@ const ROUNDS: u32 = 60;
 
 impl Path {
     fn new(workers: usize, login: &Login) -> Self {
-        let mut bench = Bench::with(workers, Aside);
+        let mut bench = Bench::with(workers, Enclosed::new);
         let mut a = bench.member_with(1, workers - 1, login);
         let [mut b, mut c] = [2, 3].map(|number| bench.member_with(number, 0, login));
         for (member, src) in [(&mut a, 0xa), (&mut b, 0xb), (&mut c, 0xc)] {
@@ -125,7 +83,7 @@ const LENS: [usize; 6] = [0, 46, 46, 500, 1_500, 1_500];
 #[test]
 fn the_count_sees_allocations() {
     assert_eq!(measure(|| drop(std::hint::black_box(vec![1; 10]))).count_total, 1);
-    assert_eq!(measure(|| aside(|| drop(std::hint::black_box(vec![1; 10])))).count_total, 0);
+    assert_eq!(measure(|| Uncounted::enclose(|| drop(std::hint::black_box(vec![1; 10])))).count_total, 0);
     let logins = measure(|| drop(Path::new(1, &Login::default()))).count_total;
     assert!(logins > 100, "{logins}");
 }

@@ -263,6 +263,18 @@ fn pages_name_only_what_exists() {
     report("these files or folders do not exist", found);
 }
 
+#[test]
+fn files_name_no_checkout() {
+    let (root, mut paths) = (root(), Vec::new());
+    collect(&root, &mut paths);
+    let found = paths
+        .iter()
+        .filter_map(|path| Some((relative(path), fs::read_to_string(path).ok()?)))
+        .flat_map(|(path, text)| checkouts(&text, &root).into_iter().map(move |found| format!("{path}: {found}")))
+        .collect();
+    report("name files by their path from the root: nobody else has this folder", found);
+}
+
 /// A rule that cannot see anything would always hold.
 #[test]
 fn the_search_sees_what_it_should() {
@@ -280,6 +292,9 @@ fn the_search_sees_what_it_should() {
     assert_eq!(use_paths(&s.product), ["std::io", "std::net::IpAddr", "std::net::TcpStream"]);
     let all = functions(&s.code);
     assert_eq!(all.iter().map(|f| (f.name.as_str(), f.lines)).collect::<Vec<_>>(), [("a", 3), ("b", 1), ("c", 1)]);
+    let roots = ["\"", "/a/b", "/scripts/run\", $ROOT/scripts/run, https://a.b/scripts/run /scripts/run"].concat();
+    assert_eq!(checkouts(&roots, Path::new("/c")), [["/a/b", "/scripts/run"].concat()]);
+    assert_eq!(checkouts("in /c/d/e: /cd/e", Path::new("/c/d")), ["/c/d/e"]);
     assert_eq!(quoted_paths("`src/a.rs` `x` `lan|public` `scripts/run --now` `10.0.0.0/8` `hub/`").len(), 3);
 }
 
@@ -330,6 +345,18 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
+/// Absolute paths in `text` that lead into a checkout of this repository: below `root`, or to something of ours.
+fn checkouts(text: &str, root: &Path) -> Vec<String> {
+    const OURS: &[&str] = &["/target/release", "/target/debug", "/scripts/", "/perf/results/", "/src/worker/"];
+    let in_path = |c: char| c.is_alphanumeric() || "_-./".contains(c);
+    text.split(|c| !in_path(c))
+        // Two slashes begin a comment, or what follows the scheme of a URL; a dot follows the end of a variable.
+        .filter(|word| word.starts_with('/') && !word.starts_with("//") && !word.starts_with("/."))
+        .filter(|word| Path::new(word).starts_with(root) || OURS.iter().any(|ours| word.find(ours) > Some(0)))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Every Rust file of the package and of bench.
 fn sources() -> Vec<Source> {
     let mut paths = Vec::new();
@@ -363,11 +390,16 @@ fn scripts() -> Vec<Source> {
         .collect()
 }
 
+/// The files below `folder`, without what version control ignores.
 fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+    const IGNORED: &[&str] = &[".git", ".cache", "target", "perf/flame"];
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut entries: Vec<_> = entries.map(|e| e.expect("a folder can be listed").path()).collect();
     entries.sort();
     for path in entries {
+        if IGNORED.iter().any(|ignored| path.ends_with(ignored)) {
+            continue;
+        }
         if path.is_dir() {
             collect(&path, into);
         } else {

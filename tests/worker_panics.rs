@@ -69,6 +69,10 @@ impl StreamIo for Trap {
         next
     }
 
+    fn is_quiet(&self) -> bool {
+        self.io.is_quiet()
+    }
+
     fn bytes(&self, buf: &RecvBuf) -> &[u8] {
         if self.victim.get() == Some(self.lent[&buf.id]) {
             self.victim.set(None);

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use crate::engine::{Engine, Watch};
+use crate::bed::Bed;
 use crate::plan::{Pace, Pattern, Plan, Timetable};
 use crate::report::Report;
 use crate::throughput::WINDOW_FRAMES;
@@ -25,13 +25,13 @@ pub(crate) struct Load {
 
 impl Load {
     /// Frames a second, over all flows. A closed loop gives what can be at most; then the interval is halved.
-    pub(crate) fn capacity(self, engine: &mut Engine, watch: &Watch<'_>) -> Result<f64, Box<dyn Error>> {
-        let (mut good, mut bad) = (0.0, self.closed(engine, watch)?);
+    pub(crate) fn capacity(self, bed: &mut Bed<'_>) -> Result<f64, Box<dyn Error>> {
+        let (mut good, mut bad) = (0.0, self.closed(bed)?);
         let most = bad;
         let mut rate = most;
         for _ in 0..TRIALS {
             // A second try: one stumble of the machine must not halve what was found.
-            if self.goes_through(rate, engine, watch)? || self.goes_through(rate, engine, watch)? {
+            if self.goes_through(rate, bed)? || self.goes_through(rate, bed)? {
                 good = rate;
             } else {
                 bad = rate;
@@ -47,9 +47,9 @@ impl Load {
         Ok(good)
     }
 
-    fn closed(self, engine: &mut Engine, watch: &Watch<'_>) -> Result<f64, Box<dyn Error>> {
+    fn closed(self, bed: &mut Bed<'_>) -> Result<f64, Box<dyn Error>> {
         let plan = self.plan(Pace::Closed { window: WINDOW_FRAMES });
-        let outcome = engine.run(plan, None, WARM_UP, TRIAL, watch)?;
+        let outcome = bed.run_for(WARM_UP, TRIAL, plan, None)?;
         let report = Report::new("capacity", &outcome);
         if let Some(why) = report.generator_limit() {
             eprintln!("hublane-bench: more may go through: the generator was at its limit ({why})");
@@ -57,10 +57,10 @@ impl Load {
         Ok(report.frames_per_second)
     }
 
-    fn goes_through(self, rate: f64, engine: &mut Engine, watch: &Watch<'_>) -> Result<bool, Box<dyn Error>> {
+    fn goes_through(self, rate: f64, bed: &mut Bed<'_>) -> Result<bool, Box<dyn Error>> {
         let plan = self.plan(Pace::Open);
         let table = Timetable::new(rate, self.burst, plan.open_flows());
-        let outcome = engine.run(plan, Some(table), WARM_UP, TRIAL, watch)?;
+        let outcome = bed.run_for(WARM_UP, TRIAL, plan, Some(table))?;
         let report = Report::new("capacity", &outcome);
         let prompt = report.latency_us.as_ref().is_some_and(|delays| delays.p99 <= DELAY_US_MAX);
         Ok(report.lost == 0 && report.dropped_here == 0 && prompt)

@@ -147,7 +147,7 @@ impl Engine {
         table: Option<Timetable>,
         warm_up: Duration,
         seconds: Duration,
-        watch: &Watch<'_>,
+        watch: &Watch,
     ) -> Result<Outcome, Box<dyn Error>> {
         if plan.flows.len() > Run::FLOWS_MAX {
             return Err(
@@ -177,7 +177,7 @@ impl Engine {
         let server_rss_kib = watch.until_end(&run)?;
         let server_cpu_ns = watch.cpu_ns()?.zip(cpu).map(|(after, before)| after - before);
         let seconds = monotonic().since(began).as_secs_f64();
-        let server_threads = watch.server.map(Process::threads).transpose()?;
+        let server_threads = watch.server.as_ref().map(Process::threads).transpose()?;
         watch.progress.clear();
         let mut parts = Vec::new();
         for _ in 0..self.orders.len() {
@@ -237,18 +237,18 @@ fn serve(
 }
 
 /// What is looked at while a run goes on.
-pub(crate) struct Watch<'a> {
+pub(crate) struct Watch {
     /// The server.
-    pub(crate) server: Option<&'a Process>,
+    pub(crate) server: Option<Process>,
     /// The terminal.
-    pub(crate) progress: &'a Progress,
-    /// What is being done.
-    pub(crate) label: &'a str,
+    pub(crate) progress: Progress,
+    /// What is being done, for the terminal and the report.
+    pub(crate) mode: &'static str,
 }
 
-impl Watch<'_> {
+impl Watch {
     fn cpu_ns(&self) -> Result<Option<u64>, Box<dyn Error>> {
-        self.server.map(Process::cpu_ns).transpose()
+        self.server.as_ref().map(Process::cpu_ns).transpose()
     }
 
     /// Waits for the end of the measurement; the server's memory, every second.
@@ -257,17 +257,17 @@ impl Watch<'_> {
         let mut next = run.from;
         let (mut frames, mut bytes) = (run.frames.load(Relaxed), run.bytes.load(Relaxed));
         while next < run.to {
-            memory.extend(self.server.map(Process::rss_kib).transpose()?);
+            memory.extend(self.server.as_ref().map(Process::rss_kib).transpose()?);
             next = run.to.min(next + Duration::from_secs(1));
             sleep_until(next);
             let (frames_now, bytes_now) = (run.frames.load(Relaxed), run.bytes.load(Relaxed));
             let done = next.since(run.from).as_secs();
             let all = run.to.since(run.from).as_secs();
             let (new, mbit) = (frames_now - frames, (bytes_now - bytes) as f64 * 8e-6);
-            self.progress.line(&format!("{}: {done} of {all} s, {new} frames/s, {mbit:.0} Mbit/s", self.label));
+            self.progress.line(&format!("{}: {done} of {all} s, {new} frames/s, {mbit:.0} Mbit/s", self.mode));
             (frames, bytes) = (frames_now, bytes_now);
         }
-        memory.extend(self.server.map(Process::rss_kib).transpose()?);
+        memory.extend(self.server.as_ref().map(Process::rss_kib).transpose()?);
         Ok(memory)
     }
 }

@@ -1,15 +1,13 @@
 //! Mode `flood`: one member broadcasts, all others receive.
 
 use std::error::Error;
-use std::time::Duration;
 
 use clap::Args;
 
-use crate::engine::{Engine, Measuring, Watch};
+use crate::bed::Bed;
+use crate::engine::Measuring;
 use crate::login::Login;
 use crate::plan::{Flow, Pace, Plan, Timetable, To};
-use crate::progress::Progress;
-use crate::report::Report;
 use crate::throughput::check_rate;
 use crate::traffic::FrameSize;
 
@@ -35,11 +33,8 @@ impl Flood {
     /// Runs the mode.
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
         check_rate(Some(self.rate))?;
-        let progress = Progress::new();
         let count = self.members as usize;
-        let members = self.login.log_in(&self.login.dialer(count)?, count, &progress)?;
-        let tls = members[0].tls();
-        let mut engine = Engine::start(&self.measuring, members)?;
+        let mut bed = Bed::new("flood", &self.login, &self.measuring, count)?;
         let mut plan = Plan::new(count);
         plan.flows.push(Flow {
             from: 0,
@@ -50,19 +45,7 @@ impl Flood {
             timed: true,
             counted: true,
         });
-        let table = Timetable::new(self.rate, 1, 1);
-        let server = self.measuring.server();
-        let watch = Watch { server: server.as_ref(), progress: &progress, label: "flood" };
-        let warm_up = Duration::from_millis(self.measuring.warm_up_ms);
-        let seconds = Duration::from_secs(self.measuring.seconds);
-        let outcome = engine.run(plan, Some(table), warm_up, seconds, &watch)?;
-        let report = Report {
-            connections: self.login.connections,
-            pattern: "flood",
-            frame: self.frame.to_string(),
-            tls,
-            ..Report::new("flood", &outcome)
-        };
-        Ok(report.print(self.measuring.json)?)
+        let outcome = bed.run(plan, Some(Timetable::new(self.rate, 1, 1)))?;
+        Ok(bed.report("flood", self.frame, &outcome).print(self.measuring.json)?)
     }
 }

@@ -5,16 +5,15 @@
 //! each frame at once and the delay is that of both ways. `--bulk` adds pairs that send as fast as they can.
 
 use std::error::Error;
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
+use crate::bed::Bed;
 use crate::capacity::Load;
-use crate::engine::{Engine, Measuring, Watch};
+use crate::engine::Measuring;
 use crate::login::Login;
 use crate::plan::{Flow, Pace, Pattern, Plan, Timetable, To};
-use crate::progress::Progress;
 use crate::report::Report;
 use crate::throughput::{WINDOW_FRAMES, check_rate};
 use crate::traffic::FrameSize;
@@ -71,22 +70,17 @@ impl Latency {
     /// Runs the mode.
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
         self.rate.iter().chain(&self.load).chain(&self.capacity).try_for_each(|rate| check_rate(Some(*rate)))?;
-        let progress = Progress::new();
         let count = self.members as usize + 2 * usize::from(self.bulk);
-        let members = self.login.log_in(&self.login.dialer(count)?, count, &progress)?;
-        let tls = members[0].tls();
-        let mut engine = Engine::start(&self.measuring, members)?;
-        let server = self.measuring.server();
-        let watch = Watch { server: server.as_ref(), progress: &progress, label: "latency" };
+        let mut bed = Bed::new("latency", &self.login, &self.measuring, count)?;
         let (capacity, rates) = if self.rate.is_empty() {
-            let capacity = self.capacity.map_or_else(|| self.load().capacity(&mut engine, &watch), Ok)?;
+            let capacity = self.capacity.map_or_else(|| self.load().capacity(&mut bed), Ok)?;
             (Some(capacity), self.load.iter().map(|percent| capacity * percent / 100.0).collect())
         } else {
             (None, self.rate.clone())
         };
         let mut steps = Steps { mode: "latency", capacity, steps: Vec::new() };
         for rate in rates {
-            steps.steps.push(self.step(&mut engine, rate, &tls, &watch)?);
+            steps.steps.push(self.step(&mut bed, rate)?);
         }
         steps.print(self.measuring.json)
     }
@@ -95,22 +89,15 @@ impl Latency {
         Load { members: self.members as usize, pattern: self.pattern, size: self.frame, burst: self.burst }
     }
 
-    fn step(&self, engine: &mut Engine, rate: f64, tls: &str, watch: &Watch<'_>) -> Result<Report, Box<dyn Error>> {
+    fn step(&self, bed: &mut Bed<'_>, rate: f64) -> Result<Report, Box<dyn Error>> {
         let mut plan = self.load().plan(Pace::Open);
         if self.round_trip {
             plan.answer_timed();
         }
         self.add_bulk(&mut plan);
         let table = Timetable::new(rate, self.burst, plan.open_flows());
-        let warm_up = Duration::from_millis(self.measuring.warm_up_ms);
-        let outcome = engine.run(plan, Some(table), warm_up, Duration::from_secs(self.measuring.seconds), watch)?;
-        Ok(Report {
-            connections: self.login.connections,
-            pattern: self.pattern.name(),
-            frame: self.frame.to_string(),
-            tls: tls.to_owned(),
-            ..Report::new("latency", &outcome)
-        })
+        let outcome = bed.run(plan, Some(table))?;
+        Ok(bed.report(self.pattern.name(), self.frame, &outcome))
     }
 
     /// Numbers of bulk members follow those of the others, so a pair of them is 2n, 2n + 1 if the others are even.

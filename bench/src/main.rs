@@ -1,9 +1,10 @@
 //! `hublane-bench`: load for any hub that speaks the SoftEther protocol.
 //!
-//! A mode makes a plan (`plan`: who sends what to whom, how fast), logs members in (`login`) and gives both to the
-//! engine (`engine`), whose threads (`shard`) drive the members' links (`driver`), send by the plan and check what
+//! A mode makes a plan (`plan`: who sends what to whom, how fast), logs members in (`login`) and gives both, by way of
+//! a `bed`, to the engine (`engine`), whose threads (`shard`) drive the members' links (`driver`), send by the plan and check what
 //! arrives (`inbox`, `traffic`). `report` adds it up.
 
+mod bed;
 mod capacity;
 mod driver;
 mod engine;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
+use crate::bed::Bed;
 use crate::capacity::Load;
-use crate::engine::{Engine, Measuring, Watch};
+use crate::engine::Measuring;
 use crate::login::{Dialer, Login};
 use crate::plan::{Pace, Pattern, Timetable};
 use crate::progress::Progress;
@@ -78,39 +79,29 @@ impl Mixed {
         let visitors = if self.churn > 0.0 { self.visitors()? } else { 0 };
         let dialer = self.login.dialer(count + visitors)?;
         let members = self.login.log_in(&dialer, count, &progress)?;
-        let tls = members[0].tls();
-        let mut engine = Engine::start(&self.measuring, members)?;
-        let server = self.measuring.server();
-        let watch = Watch { server: server.as_ref(), progress: &progress, label: "mixed" };
+        let mut bed = Bed::with(members, "mixed", &self.login, &self.measuring, progress)?;
         let load = Load { members: count, pattern: self.pattern, size: self.frame, burst: self.burst };
         let (capacity, rate) = match self.rate {
             Some(rate) => (None, rate),
             None => {
-                let capacity = load.capacity(&mut engine, &watch)?;
+                let capacity = load.capacity(&mut bed)?;
                 (Some(capacity), capacity * self.load / 100.0)
             }
         };
         let mut plan = load.plan(Pace::Open);
         Visit::plan(&mut plan, visitors, self.measuring.threads(), self.frame);
         let table = Timetable::new(rate, self.burst, plan.open_flows());
-        let churn = Churn { dialer: &dialer, first: count, visitors, rate: self.churn, doors: engine.doors() };
+        let churn = Churn { dialer: &dialer, first: count, visitors, rate: self.churn, doors: bed.engine.doors() };
         let (stop, failed) = (AtomicBool::new(false), AtomicU64::new(0));
         let outcome = std::thread::scope(|scope| {
             if visitors > 0 {
                 scope.spawn(|| churn.run(&stop, &failed));
             }
-            let warm_up = Duration::from_millis(self.measuring.warm_up_ms);
-            let outcome = engine.run(plan, Some(table), warm_up, Duration::from_secs(self.measuring.seconds), &watch);
+            let outcome = bed.run(plan, Some(table));
             stop.store(true, Relaxed);
             outcome
         })?;
-        let report = Report {
-            connections: self.login.connections,
-            pattern: self.pattern.name(),
-            frame: self.frame.to_string(),
-            tls,
-            ..Report::new("mixed", &outcome)
-        };
+        let report = bed.report(self.pattern.name(), self.frame, &outcome);
         let visits = outcome.parts.iter().map(|part| part.visits).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         let rss = &outcome.server_rss_kib;
         let tenth = (rss.len() / 10).max(1);

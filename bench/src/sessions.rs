@@ -2,12 +2,13 @@
 
 use std::error::Error;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::engine::{Engine, Measuring, Watch};
+use crate::bed::Bed;
+use crate::engine::Measuring;
 use crate::login::Login;
 use crate::plan::{Flow, Pace, Plan, Timetable, To};
 use crate::process::Process;
@@ -59,21 +60,12 @@ impl Sessions {
         let began = Instant::now();
         let members = self.login.log_in(&self.login.dialer(count)?, count, &progress)?;
         let took = began.elapsed().as_secs_f64();
-        let tls = members[0].tls();
         println!("{}", serde_json::json!({ "event": "logged_in", "members": members.len(), "seconds": took }));
         std::io::stdout().flush()?;
-        let mut engine = Engine::start(&self.measuring, members)?;
+        let mut bed = Bed::with(members, "sessions", &self.login, &self.measuring, progress)?;
         let (plan, table) = self.chatter(count);
-        let watch = Watch { server: server.as_ref(), progress: &progress, label: "sessions" };
-        let warm_up = Duration::from_millis(self.measuring.warm_up_ms);
-        let outcome = engine.run(plan, table, warm_up, Duration::from_secs(self.measuring.seconds), &watch)?;
-        let report = Report {
-            connections: self.login.connections,
-            pattern: "ring",
-            frame: self.frame.to_string(),
-            tls,
-            ..Report::new("sessions", &outcome)
-        };
+        let outcome = bed.run(plan, table)?;
+        let report = bed.report("ring", self.frame, &outcome);
         let grown = report.server_rss_kib.zip(memory).map(|(after, before)| after.saturating_sub(before));
         self.print(&Sitting {
             members_at_end: outcome.parts.iter().map(|part| part.members_up).sum(),

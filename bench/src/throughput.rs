@@ -5,15 +5,13 @@
 //! evenly spaced over all flows, whether or not the server keeps up.
 
 use std::error::Error;
-use std::time::Duration;
 
 use clap::Args;
 
-use crate::engine::{Engine, Measuring, Watch};
+use crate::bed::Bed;
+use crate::engine::Measuring;
 use crate::login::Login;
 use crate::plan::{Pace, Pattern, Plan, Timetable};
-use crate::progress::Progress;
-use crate::report::Report;
 use crate::traffic::FrameSize;
 
 /// Options of the mode.
@@ -49,27 +47,14 @@ impl Throughput {
     /// Runs the mode.
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
         check_rate(self.rate)?;
-        let progress = Progress::new();
         let count = self.members as usize;
-        let members = self.login.log_in(&self.login.dialer(count)?, count, &progress)?;
-        let tls = members[0].tls();
-        let mut engine = Engine::start(&self.measuring, members)?;
+        let mut bed = Bed::new("throughput", &self.login, &self.measuring, count)?;
         let mut plan = Plan::new(count);
         let pace = if self.rate.is_some() { Pace::Open } else { Pace::Closed { window: self.window } };
         plan.add_pattern(self.pattern, self.frame, pace, self.rate.is_some());
         let table = self.rate.map(|rate| Timetable::new(rate, self.burst, plan.open_flows()));
-        let server = self.measuring.server();
-        let watch = Watch { server: server.as_ref(), progress: &progress, label: "throughput" };
-        let warm_up = Duration::from_millis(self.measuring.warm_up_ms);
-        let outcome = engine.run(plan, table, warm_up, Duration::from_secs(self.measuring.seconds), &watch)?;
-        let report = Report {
-            connections: self.login.connections,
-            pattern: self.pattern.name(),
-            frame: self.frame.to_string(),
-            tls,
-            ..Report::new("throughput", &outcome)
-        };
-        Ok(report.print(self.measuring.json)?)
+        let outcome = bed.run(plan, table)?;
+        Ok(bed.report(self.pattern.name(), self.frame, &outcome).print(self.measuring.json)?)
     }
 }
 

@@ -24,6 +24,7 @@ import sys
 import time
 
 TICK = os.sysconf("SC_CLK_TCK")
+ROOT = pathlib.Path(__file__).absolute().parents[2]
 GB = 1e9
 
 
@@ -58,7 +59,9 @@ def counters(command):
 
 
 def run(args):
-    line = {"round": args.round, "figure": args.figure, "system": args.system, "command": args.command}
+    # As one types it in any checkout.
+    command = [word.removeprefix(f"{ROOT}/") for word in args.command]
+    line = {"round": args.round, "figure": args.figure, "system": args.system, "command": command}
     before = counters(args.status) if args.status else None
     began, (_, stolen) = time.monotonic(), machine()
     try:

@@ -13,7 +13,6 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
-use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -253,7 +252,6 @@ impl EpollIo {
                 result => result,
             },
             Wait::For(span) => self.epoll.wait(&mut self.events, whole_ms(span)),
-            Wait::Gather { .. } => unreachable!("taken apart by the caller"),
         };
         match result {
             Err(Errno::EINTR) => Ok(0),
@@ -362,18 +360,7 @@ impl StreamIo for EpollIo {
             self.try_send(key);
         }
         self.unsent = unsent;
-        let can_read = !self.readable.is_empty() && self.pool.has_free();
-        let count = match wait {
-            _ if can_read || !self.completions.is_empty() => self.wait(Wait::Poll)?,
-            Wait::Gather { pause, longest } => match self.wait(Wait::Poll)? {
-                0 => {
-                    thread::sleep(pause);
-                    self.wait(Wait::For(longest))?
-                }
-                count => count,
-            },
-            wait => self.wait(wait)?,
-        };
+        let count = self.wait(if self.is_quiet() { wait } else { Wait::Poll })?;
         for index in 0..count {
             self.on_event(self.events[index]);
         }
@@ -383,6 +370,10 @@ impl StreamIo for EpollIo {
 
     fn next(&mut self) -> Option<Completion> {
         self.completions.pop_front()
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.completions.is_empty() && (self.readable.is_empty() || !self.pool.has_free())
     }
 
     fn bytes(&self, buf: &RecvBuf) -> &[u8] {

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
-use super::clock::monotonic;
 use super::features::TaskRun;
-use crate::tick::Tick;
 use crate::worker::io::Wait;
 
 /// One completion.
@@ -46,10 +44,6 @@ pub(super) struct Ring {
     /// Operations whose last completion has not been reaped.
     in_flight: usize,
     enter_flags: EnterFlags,
-    /// Ends of the timeouts in flight; each is later than those behind it.
-    alarms: Vec<Tick>,
-    /// Length of the youngest; the kernel reads it when that is handed over.
-    alarm_span: Box<types::Timespec>,
 }
 
 impl Ring {
@@ -69,19 +63,12 @@ impl Ring {
             TaskRun::Plain => &mut builder,
         };
         let ring = builder.build(sq_entries)?;
-        let mut enter_flags = EnterFlags::GETEVENTS;
+        let mut enter_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         if no_iowait {
             // A worker that waits for members is idle, not blocked on a disk.
             enter_flags |= EnterFlags::NO_IOWAIT;
         }
-        Ok(Self {
-            ring,
-            backlog: VecDeque::new(),
-            in_flight: 0,
-            enter_flags,
-            alarms: Vec::new(),
-            alarm_span: Box::default(),
-        })
+        Ok(Self { ring, backlog: VecDeque::new(), in_flight: 0, enter_flags })
     }
 
     /// The ring itself, for registering and for its parameters.
@@ -124,9 +111,6 @@ impl Ring {
     /// # Errors
     /// If the ring itself failed.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        if let Wait::For(span) = wait {
-            self.set_alarm(span);
-        }
         while let Some(entry) = self.backlog.pop_front() {
             // SAFETY: the promise made to `push` when it put the entry into the backlog.
             if !unsafe { self.try_push(&entry) } {
@@ -138,47 +122,31 @@ impl Ring {
         let queue = self.ring.submission();
         let (to_submit, kernel_wants_us) = (queue.len(), queue.taskrun() || queue.cq_overflow());
         drop(queue);
-        let want = match wait {
+        let timeout;
+        let (want, args) = match wait {
             // Nothing to hand over and nothing to run: what has completed is visible already.
             Wait::Poll if to_submit == 0 && !kernel_wants_us => return Ok(()),
-            Wait::Poll => 0,
-            Wait::For(_) | Wait::Forever => 1,
-            Wait::Gather { .. } => unreachable!("taken apart by the caller"),
+            Wait::Poll => (0, types::SubmitArgs::new()),
+            Wait::Forever => (1, types::SubmitArgs::new()),
+            Wait::For(span) => {
+                // Relative: in a time namespace the kernel would take an absolute time for the host's.
+                timeout = types::Timespec::from(span);
+                (1, types::SubmitArgs::new().timespec(&timeout))
+            }
         };
         let to_submit = u32::try_from(to_submit).expect("a ring has at most 32768 entries");
-        // SAFETY: without EXT_ARG the last argument is a signal mask, and there is none.
-        let entered = unsafe { self.ring.submitter().enter::<()>(to_submit, want, self.enter_flags.bits(), None) };
+        // SAFETY: with EXT_ARG the kernel takes an `io_uring_getevents_arg`, which `SubmitArgs` is; it reads the
+        // timespec that this may point to before it returns, and that lives until the end of this function.
+        let entered = unsafe { self.ring.submitter().enter(to_submit, want, self.enter_flags.bits(), Some(&args)) };
         harmless(entered)
     }
 
-    /// Sees to it that a completion comes in `span` or before. A timeout that is in flight stays, and serves all later
-    /// waits that may last longer: setting and taking back a timer of the kernel at each wait costs more than one
-    /// waking in vain now and then.
-    fn set_alarm(&mut self, span: Duration) {
-        let at = monotonic() + span;
-        if self.alarms.last().is_some_and(|next| *next <= at) {
-            return;
-        }
-        // Relative: in a time namespace the kernel would take an absolute time for the host's.
-        *self.alarm_span = types::Timespec::from(span);
-        let entry = opcode::Timeout::new(&raw const *self.alarm_span).build();
-        // SAFETY: the timespec lives as long as the ring. If several alarms that were not handed over share it, all get
-        // the youngest one, which is the shortest.
-        unsafe { self.push(entry.user_data(ALARM)) };
-        self.alarms.push(at);
-    }
-
-    /// Appends the completions there are now, but those of alarms.
+    /// Appends the completions there are now.
     pub(super) fn reap(&mut self, into: &mut Vec<Cqe>) {
         for entry in self.ring.completion() {
             let cqe = Cqe { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
             self.in_flight -= usize::from(!cqe.more());
-            if cqe.user_data == ALARM {
-                // The earliest one; they end in order.
-                self.alarms.pop();
-            } else {
-                into.push(cqe);
-            }
+            into.push(cqe);
         }
     }
 
@@ -191,8 +159,7 @@ impl Ring {
         unsafe { self.push(cancel) };
         let mut reaped = Vec::new();
         for _ in 0..100 {
-            // Alarms name no memory.
-            if self.in_flight == self.alarms.len() {
+            if self.in_flight == 0 {
                 return true;
             }
             if self.enter(Wait::For(Duration::from_millis(10))).is_err() {
@@ -201,7 +168,7 @@ impl Ring {
             self.reap(&mut reaped);
             reaped.clear();
         }
-        self.in_flight == self.alarms.len()
+        self.in_flight == 0
     }
 }
 
@@ -216,48 +183,46 @@ fn harmless(entered: io::Result<usize>) -> io::Result<()> {
     }
 }
 
-/// Name of all alarms; no [`super::uring`] tag looks like it.
-const ALARM: u64 = u64::MAX;
-
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
-    /// Turns until no alarm is left, or `longest` is over; how long that took.
-    fn alarm_after(ring: &mut Ring, longest: Duration) -> Duration {
-        let began = monotonic();
-        let mut others = Vec::new();
-        while !ring.alarms.is_empty() && monotonic().since(began) < longest {
-            ring.enter(Wait::Poll).unwrap();
-            ring.reap(&mut others);
-        }
-        monotonic().since(began)
+    fn rings() -> impl Iterator<Item = Ring> {
+        [TaskRun::Deferred, TaskRun::Cooperative, TaskRun::Plain]
+            .into_iter()
+            .filter_map(|task_run| Ring::new(8, 64, task_run, false).ok())
     }
 
     #[test]
-    fn an_alarm_comes_in_its_time_also_behind_a_backlog() {
-        for backlog in [0, 1] {
-            let Ok(mut ring) = Ring::new(8, 64, TaskRun::Plain, false) else { return };
-            for _ in 0..backlog {
-                // What `push` leaves when the kernel is short of memory.
-                ring.backlog.push_back(opcode::Nop::new().build());
+    fn a_wait_ends_in_its_time() {
+        for mut ring in rings() {
+            for span in [Duration::ZERO, Duration::from_micros(300), Duration::from_millis(50)] {
+                let began = Instant::now();
+                ring.enter(Wait::For(span)).unwrap();
+                let took = began.elapsed();
+                assert!(took >= span && took < span + Duration::from_secs(2), "{span:?}: {took:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_in_the_backlog_is_handed_over_before_the_wait() {
+        for mut ring in rings() {
+            // What `push` leaves when the kernel is short of memory, and more than the queue holds.
+            for number in 0..20 {
+                ring.backlog.push_back(opcode::Nop::new().build().user_data(number));
                 ring.in_flight += 1;
             }
-            ring.set_alarm(Duration::from_millis(50));
-            let took = alarm_after(&mut ring, Duration::from_secs(5));
-            assert!(took >= Duration::from_millis(50) && took < Duration::from_secs(5), "backlog {backlog}: {took:?}");
+            let (began, mut reaped) = (Instant::now(), Vec::new());
+            while reaped.len() < 20 && began.elapsed() < Duration::from_secs(5) {
+                ring.enter(Wait::For(Duration::from_secs(5))).unwrap();
+                ring.reap(&mut reaped);
+            }
+            assert!(began.elapsed() < Duration::from_secs(5));
+            assert_eq!(reaped.iter().map(|cqe| cqe.user_data).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+            assert!(ring.quiesce());
         }
-    }
-
-    #[test]
-    fn waits_of_one_length_share_an_alarm() {
-        let Ok(mut ring) = Ring::new(8, 64, TaskRun::Plain, false) else { return };
-        for _ in 0..1_000 {
-            ring.set_alarm(Duration::from_secs(5));
-        }
-        assert_eq!(ring.alarms.len(), 1);
-        ring.set_alarm(Duration::from_secs(1));
-        assert_eq!(ring.alarms.len(), 2);
-        assert!(ring.quiesce());
     }
 }

@@ -15,7 +15,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::thread;
 
 use io_uring::{opcode, types};
 
@@ -247,16 +246,6 @@ impl UringIo {
         }
     }
 
-    /// Takes what has completed.
-    fn reap(&mut self) {
-        let mut cqes = mem::take(&mut self.cqes);
-        self.ring.reap(&mut cqes);
-        for cqe in cqes.drain(..) {
-            self.on_cqe(cqe);
-        }
-        self.cqes = cqes;
-    }
-
     fn on_cqe(&mut self, cqe: Cqe) {
         let Some(tag) = Tag::unpack(cqe.user_data) else { return };
         if tag.op == Op::Waker {
@@ -433,28 +422,23 @@ impl StreamIo for UringIo {
             self.arm_waker();
         }
         self.rearm_starved();
-        // Whoever is still in line while buffers are there must not wait for others' bytes.
-        let in_line = !self.starved.is_empty() && self.buffers.provided() > 0;
-        match wait {
-            _ if in_line || !self.completions.is_empty() => self.ring.enter(Wait::Poll)?,
-            Wait::Gather { pause, longest } => {
-                self.ring.enter(Wait::Poll)?;
-                self.reap();
-                if !self.completions.is_empty() {
-                    return Ok(());
-                }
-                // Not the kernel's own minimal wait: it costs the same, and older kernels have none.
-                thread::sleep(pause);
-                self.ring.enter(Wait::For(longest))?;
-            }
-            wait => self.ring.enter(wait)?,
+        self.ring.enter(if self.is_quiet() { wait } else { Wait::Poll })?;
+        let mut cqes = mem::take(&mut self.cqes);
+        self.ring.reap(&mut cqes);
+        for cqe in cqes.drain(..) {
+            self.on_cqe(cqe);
         }
-        self.reap();
+        self.cqes = cqes;
         Ok(())
     }
 
     fn next(&mut self) -> Option<Completion> {
         self.completions.pop_front()
+    }
+
+    fn is_quiet(&self) -> bool {
+        // Whoever is still in line while buffers are there must not wait for others' bytes.
+        self.completions.is_empty() && (self.starved.is_empty() || self.buffers.provided() == 0)
     }
 
     fn bytes(&self, buf: &RecvBuf) -> &[u8] {

@@ -33,14 +33,12 @@ impl Gathering {
         Self { pause, state: State::Counting { since: now, turns: 0 } }
     }
 
-    /// How to wait, where without gathering it would be `wait`.
+    /// How long to let things happen if nothing is there, before waiting as `wait` says.
     #[inline]
-    pub fn wait(&self, wait: Wait) -> Wait {
+    pub fn pause(&self, wait: Wait) -> Option<Duration> {
         match (self.state, wait) {
-            (State::Pausing { .. }, Wait::For(longest)) if longest > self.pause => {
-                Wait::Gather { pause: self.pause, longest }
-            }
-            _ => wait,
+            (State::Pausing { .. }, Wait::For(longest)) if longest > self.pause => Some(self.pause),
+            _ => None,
         }
     }
 
@@ -77,35 +75,33 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_micros(100);
     const SLEEP: Wait = Wait::For(Duration::from_secs(1));
-    const GATHER: Wait = Wait::Gather { pause: PAUSE, longest: Duration::from_secs(1) };
 
-    /// How the worker waits after `turns` turns, `us` apart.
-    fn after(gathering: &mut Gathering, now: &mut Tick, turns: u32, us: u64) -> Wait {
+    /// The worker's pause after `turns` turns, `us` apart.
+    fn after(gathering: &mut Gathering, now: &mut Tick, turns: u32, us: u64) -> Option<Duration> {
         for _ in 0..turns {
             *now = *now + Duration::from_micros(us);
             gathering.turned(true, *now);
         }
-        gathering.wait(SLEEP)
+        gathering.pause(SLEEP)
     }
 
     #[test]
     fn only_frequent_turns_bring_pauses() {
         let mut now = Tick(0);
         let mut gathering = Gathering::new(PAUSE, now);
-        assert_eq!(after(&mut gathering, &mut now, 1_000, 100), SLEEP);
-        assert_eq!(after(&mut gathering, &mut now, 300, 20), GATHER);
-        assert_eq!(gathering.wait(Wait::Poll), Wait::Poll);
-        let soon = Wait::For(PAUSE / 2);
-        assert_eq!(gathering.wait(soon), soon, "a timer is not held up");
+        assert_eq!(after(&mut gathering, &mut now, 1_000, 100), None);
+        assert_eq!(after(&mut gathering, &mut now, 300, 20), Some(PAUSE));
+        assert_eq!(gathering.pause(Wait::Poll), None);
+        assert_eq!(gathering.pause(Wait::For(PAUSE / 2)), None, "a timer is not held up");
     }
 
     #[test]
     fn pauses_end_when_frames_do_not_come_so_often_any_more() {
         let mut now = Tick(0);
         let mut gathering = Gathering::new(PAUSE, now);
-        assert_eq!(after(&mut gathering, &mut now, 300, 20), GATHER);
-        assert_eq!(after(&mut gathering, &mut now, 2, 150_000), SLEEP);
-        assert_eq!(after(&mut gathering, &mut now, 1_000, 100), SLEEP);
+        assert_eq!(after(&mut gathering, &mut now, 300, 20), Some(PAUSE));
+        assert_eq!(after(&mut gathering, &mut now, 2, 150_000), None);
+        assert_eq!(after(&mut gathering, &mut now, 1_000, 100), None);
     }
 
     #[test]
@@ -113,8 +109,8 @@ mod tests {
         let mut now = Tick(0);
         let mut gathering = Gathering::new(PAUSE, now);
         (0..1_000).for_each(|_| gathering.turned(false, now));
-        assert_eq!(gathering.wait(SLEEP), SLEEP);
+        assert_eq!(gathering.pause(SLEEP), None);
         let mut never = Gathering::new(Duration::ZERO, now);
-        assert_eq!(after(&mut never, &mut now, 1_000, 20), SLEEP);
+        assert_eq!(after(&mut never, &mut now, 1_000, 20), None);
     }
 }

@@ -91,14 +91,6 @@ pub enum Wait {
     For(Duration),
     /// Until something happens.
     Forever,
-    /// If nothing has happened yet, lets `pause` pass before looking again, whatever happens meanwhile, so that much of
-    /// it is told at once; then as `For` the `longest`.
-    Gather {
-        /// Time to let pass.
-        pause: Duration,
-        /// Longest wait after that.
-        longest: Duration,
-    },
 }
 
 /// The sockets of one worker.
@@ -138,6 +130,9 @@ pub trait StreamIo {
     /// The next thing that happened; `None` once everything was told. What the caller leaves stays for later
     /// turns, and as long as something is left, [`Self::turn`] does not wait.
     fn next(&mut self) -> Option<Completion>;
+
+    /// Whether there is nothing to tell, nor anything else for which [`Self::turn`] would not wait.
+    fn is_quiet(&self) -> bool;
 
     /// The bytes of `buf`.
     fn bytes(&self, buf: &RecvBuf) -> &[u8];

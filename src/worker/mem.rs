@@ -251,6 +251,10 @@ impl StreamIo for MemIo {
         self.completions.pop_front()
     }
 
+    fn is_quiet(&self) -> bool {
+        self.completions.is_empty()
+    }
+
     fn bytes(&self, buf: &RecvBuf) -> &[u8] {
         let BufState { bytes, lent } = &self.buffers[buf.id as usize];
         assert!(lent, "a buffer that was given back");

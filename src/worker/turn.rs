@@ -14,6 +14,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 use std::time::Duration;
 
 use super::Worker;
@@ -54,10 +55,10 @@ impl<Io: StreamIo> Worker<Io> {
     pub fn turn(&mut self, longest: Wait, clock: impl FnOnce() -> Tick) -> io::Result<()> {
         let wait = match self.until_next_timer(longest) {
             Wait::Poll => Wait::Poll,
-            wait if self.mail.fall_asleep() => self.gathering.wait(wait),
+            wait if self.mail.fall_asleep() => wait,
             _ => Wait::Poll,
         };
-        self.io.turn(wait)?;
+        self.wait(wait)?;
         self.now = clock();
         self.fabric.counters.turns.add(1);
         let received = self.reap();
@@ -81,6 +82,19 @@ impl<Io: StreamIo> Worker<Io> {
             _ if left.is_zero() => Wait::Poll,
             _ => Wait::For(left),
         }
+    }
+
+    /// Sends, and waits as `wait` allows; where waking is the cost, a pause at least, unless something is there already.
+    fn wait(&mut self, wait: Wait) -> io::Result<()> {
+        if let Some(pause) = self.gathering.pause(wait) {
+            self.io.turn(Wait::Poll)?;
+            if !self.io.is_quiet() {
+                return Ok(());
+            }
+            // Not io_uring's minimal wait (Linux 6.12): it costs the same, and older kernels have none.
+            thread::sleep(pause);
+        }
+        self.io.turn(wait)
     }
 
     /// What is left when the turn has read enough waits for the next one, which does not sleep.

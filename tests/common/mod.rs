@@ -4,6 +4,8 @@
 //! its end, so every byte between them is a real TLS record.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod enclosed;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,11 @@ impl Bench {
 impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
     /// Every worker's back end is what `wrap` makes of one in memory.
     pub(crate) fn with(workers: usize, wrap: impl Fn(MemIo) -> Io) -> Self {
+        Self::gathering(workers, Duration::ZERO, wrap)
+    }
+
+    /// The same; workers that wake too often pause for `gather`.
+    pub(crate) fn gathering(workers: usize, gather: Duration, wrap: impl Fn(MemIo) -> Io) -> Self {
         let hub = Arc::new(HubShared::new(HubSettings::default(), workers));
         let hubs: Arc<[_]> = Arc::new([hub]);
         let (report, reports) = unbounded();
@@ -66,7 +73,7 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
                 counters: Arc::new(Counters::default()),
             };
             let io = wrap(MemIo::new(4, 1 << 18, Waker::new().unwrap()));
-            let settings = WorkerSettings { conns_max: CONNS_MAX, frames_max: 4000, gather: Duration::ZERO };
+            let settings = WorkerSettings { conns_max: CONNS_MAX, frames_max: 4000, gather };
             bench.workers.push(Worker::new(io, settings, ties, now));
             bench.commands.push(command);
         }

@@ -1,20 +1,24 @@
 //! Whole turns of a worker: from the bytes that its back end lends to the buffer that it is given for sending.
 
 use std::hint::black_box;
-use std::io;
 
-use hublane::ids::ConnKey;
-use hublane::tunnel::buffer::SendBuf;
 use hublane::wire::ethernet::Mac;
-use hublane::worker::io::{CloseHow, Completion, RecvBuf, StreamIo, Wait};
-use hublane::worker::mem::{MemIo, MemSocket};
+use hublane::worker::io::Wait;
 
 use super::Piece;
+use super::common::enclosed::{Enclosed, Enclosure};
 use super::common::{Bench, Login, Member};
 use super::fixture::{BROADCAST, RECORD_PLAIN_MAX, batch, frame, frames_per_record, station};
 
-/// A back end whose own work does not count.
-struct Aside(MemIo);
+/// Where work does not count.
+struct Uncounted;
+
+impl Enclosure for Uncounted {
+    #[inline(always)]
+    fn enclose<R>(work: impl FnOnce() -> R) -> R {
+        aside(work)
+    }
+}
 
 /// Callgrind counts nothing in here: `--toggle-collect` once more.
 #[inline(never)]
@@ -23,49 +27,9 @@ fn aside<R>(work: impl FnOnce() -> R) -> R {
     black_box(work())
 }
 
-impl StreamIo for Aside {
-    type Socket = MemSocket;
-
-    fn open(&mut self, key: ConnKey, socket: MemSocket) -> io::Result<()> {
-        aside(|| self.0.open(key, socket))
-    }
-
-    fn watch(&mut self, watch: u8, device: std::os::fd::OwnedFd) -> io::Result<()> {
-        self.0.watch(watch, device)
-    }
-
-    fn send(&mut self, key: ConnKey, buf: SendBuf) {
-        aside(|| self.0.send(key, buf));
-    }
-
-    fn shutdown_write(&mut self, key: ConnKey) {
-        aside(|| self.0.shutdown_write(key));
-    }
-
-    fn close(&mut self, key: ConnKey, how: CloseHow) {
-        aside(|| self.0.close(key, how));
-    }
-
-    fn turn(&mut self, wait: Wait) -> io::Result<()> {
-        aside(|| self.0.turn(wait))
-    }
-
-    fn next(&mut self) -> Option<Completion> {
-        aside(|| self.0.next())
-    }
-
-    fn bytes(&self, buf: &RecvBuf) -> &[u8] {
-        aside(|| self.0.bytes(buf))
-    }
-
-    fn recycle(&mut self, buf: RecvBuf) {
-        aside(|| self.0.recycle(buf));
-    }
-}
-
 /// One worker with members, all of whom the hub knows.
 struct Hall {
-    bench: Bench<Aside>,
+    bench: Bench<Enclosed<Uncounted>>,
     sender: Member,
     receivers: Vec<Member>,
 }
@@ -75,7 +39,7 @@ const SENDER: u32 = 100;
 impl Hall {
     /// With receivers of the stations from 0 on.
     fn new(receivers: u32) -> Self {
-        let mut bench = Bench::with(1, Aside);
+        let mut bench = Bench::with(1, Enclosed::new);
         let login = Login::default();
         let sender = bench.member_with(u64::from(SENDER), 0, &login);
         let receivers = (0..receivers).map(|number| bench.member_with(u64::from(number), 0, &login)).collect();

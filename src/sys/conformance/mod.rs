@@ -481,25 +481,34 @@ fn a_wake_from_another_thread_ends_the_sleep<R: Rig>() {
     assert_eq!(h.woken, 1);
 }
 
-fn gathering_pauses_only_when_nothing_is_there<R: Rig>() {
+fn it_is_quiet_when_everything_was_told<R: Rig>() {
     let Some(mut h) = Harness::<R>::new(4, 4096) else { return };
     let index = h.open();
     h.step(Wait::Poll);
-    // Far above what a busy machine adds to a turn.
-    let pause = Duration::from_millis(300);
-    let gather = Wait::Gather { pause, longest: Duration::from_millis(50) };
-    h.peer(index).write(b"there");
-    h.until("arrived", |h| {
-        let start = Instant::now();
-        h.step(gather);
-        !h.conns[index].received.is_empty() && (!R::WAITS || start.elapsed() < pause)
-    });
-    let start = Instant::now();
-    h.step(gather);
-    assert_eq!(h.conns[index].received, b"there");
-    if R::WAITS {
-        let took = start.elapsed();
-        assert!(took >= pause && took < pause * 10, "{took:?}");
+    assert!(h.io.is_quiet());
+    for what in ["bytes", "bell", "both"] {
+        if what != "bell" {
+            h.peer(index).write(b"there");
+        }
+        if what != "bytes" {
+            h.waker.wake();
+        }
+        assert!(h.io.is_quiet(), "nothing happens between two turns");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while h.io.is_quiet() {
+            assert!(Instant::now() < deadline, "never told: {what}");
+            h.io.turn(Wait::Poll).unwrap();
+        }
+        // Would not end if it waited.
+        h.io.turn(Wait::Forever).unwrap();
+        assert!(!h.io.is_quiet(), "{what}");
+        h.until(what, |h| {
+            let told = (h.conns[index].received == b"there", h.woken == 1);
+            told == (what != "bell", what != "bytes")
+        });
+        assert!(h.io.is_quiet(), "{what}");
+        h.conns[index].received.clear();
+        h.woken = 0;
     }
 }
 
@@ -584,7 +593,7 @@ macro_rules! conformance {
                 peer_reset_is_told, peer_half_close_leaves_sending, a_key_serves_one_socket_after_another,
                 five_hundred_sockets_share_four_buffers, a_kept_buffer_stops_only_itself,
                 with_all_buffers_lent_receiving_waits_and_sending_goes_on,
-                a_wake_from_another_thread_ends_the_sleep, gathering_pauses_only_when_nothing_is_there,
+                a_wake_from_another_thread_ends_the_sleep, it_is_quiet_when_everything_was_told,
                 a_watched_device_is_told_when_readable, a_turn_waits_as_long_as_allowed,
                 dropping_the_back_end_in_the_middle_is_sound
             }
