@@ -16,6 +16,8 @@ pub mod workers;
 
 pub mod reports;
 
+pub mod dns;
+
 pub mod admin;
 pub mod log;
 pub mod operator;

@@ -98,5 +98,35 @@ reasons! {
         EgressConnectionLost = "egress_connection_lost",
         /// The mailbox to another worker is full: that worker is overloaded.
         MailboxFull = "mailbox_full",
+        /// For the gateway, with a header that lies, a wrong checksum or bytes missing.
+        GatewayMalformed = "gateway_malformed",
+        /// To the gateway from a port, MAC and address that have no lease together.
+        GatewayNotBound = "gateway_not_bound",
+        /// To everybody or to a service the gateway does not have: IGMP, discovery, IPv6; ARP for addresses of nobody.
+        GatewayIgnored = "gateway_ignored",
+        /// Fragment to the gateway, which takes whole packets only.
+        GatewayFragment = "gateway_fragment",
+        /// Sent to the gateway for another member, whom the sender reaches directly or not at all.
+        GatewayInside = "gateway_inside",
+        /// ARP that claims the gateway's address or the leased address of somebody else.
+        GatewayArpClaim = "gateway_arp_claim",
+        /// More questions by ARP, echo requests or packets to closed ports than are answered a session, or the hub, each second.
+        GatewayRate = "gateway_rate",
+        /// The gateway has no room for another session's limits.
+        GatewaySessions = "gateway_sessions",
+        /// TCP connection to the gateway beyond what it, or a session, may have.
+        GatewayTcpFull = "gateway_tcp_full",
+        /// No question that the DNS forwarder could understand.
+        GatewayDnsMalformed = "gateway_dns_malformed",
+        /// More DNS questions than a session may ask each second.
+        GatewayDnsRate = "gateway_dns_rate",
+        /// Too many DNS questions wait for answers.
+        GatewayDnsBusy = "gateway_dns_busy",
+        /// DNS question sent again while its answer is on the way.
+        GatewayDnsRepeated = "gateway_dns_repeated",
+        /// DNS answer for which nobody waits any more.
+        GatewayDnsLate = "gateway_dns_late",
+        /// DNS answer to another question than was asked.
+        GatewayDnsForged = "gateway_dns_forged",
     }
 }

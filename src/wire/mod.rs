@@ -4,6 +4,7 @@
 pub mod arp;
 pub mod checksum;
 pub mod dhcp;
+pub mod dns;
 pub mod ethernet;
 pub mod flow;
 pub mod icmpv6;

@@ -1,0 +1,356 @@
+//! The other half of the DNS forwarder: asks the upstreams what members want to know.
+//!
+//! Each try has a socket of its own, connected to one upstream, and an id of its own, both random (RFC 5452): the kernel
+//! takes datagrams from nobody else, picks the source port at random from its ephemeral range, and an answer counts only
+//! if id and question are the same to the bit. Who sends wrong ids to the right port is guessing: after
+//! [`GUESSES_MAX`] of them the socket is given up and the question asked by TCP.
+//!
+//! 1. the first upstream that lives is asked
+//! 2. if it is silent for [`UpstreamSettings::patience`], or says that it failed, so is the next; earlier ones may still answer
+//! 3. who was silent three times in a row is dead, and asked again only now and then: no storm against one that is down
+//! 4. the first good answer is the answer, unchanged; none in time is none
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout, timeout_at};
+
+use crate::gateway::dns::{DnsAnswer, DnsQuestion, DnsTransport, answers};
+use crate::wire::dns::{self, Dns, RCODE_REFUSED, RCODE_SERVER_FAILURE};
+
+#[cfg(test)]
+mod tests;
+
+/// Whom to ask, and how long to wait.
+#[derive(Clone, Debug)]
+pub struct UpstreamSettings {
+    /// Whom, the best first.
+    pub upstreams: Vec<SocketAddr>,
+    /// How long one is waited for before the next is asked too.
+    pub patience: Duration,
+    /// How long an answer may take in all.
+    pub deadline: Duration,
+    /// Questions asked at a time; each takes a descriptor for each try.
+    pub questions_max: usize,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> Self {
+        Self {
+            upstreams: Vec::new(),
+            // Members' resolvers ask again after 1 to 5 s.
+            patience: Duration::from_millis(700),
+            deadline: Duration::from_secs(5),
+            questions_max: 1024,
+        }
+    }
+}
+
+/// What happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamStats {
+    /// Tries: datagrams sent and connections begun.
+    pub tries: u64,
+    /// Questions that got an answer.
+    pub answered: u64,
+    /// Questions that got none.
+    pub failed: u64,
+    /// Datagrams from an upstream's address with another id or question.
+    pub forged: u64,
+    /// Upstreams that are dead.
+    pub dead: usize,
+}
+
+/// See the module text.
+#[derive(Debug)]
+pub struct Upstreams {
+    settings: UpstreamSettings,
+    healths: Vec<Mutex<Health>>,
+    room: Semaphore,
+    tries: AtomicU64,
+    answered: AtomicU64,
+    failed: AtomicU64,
+    forged: AtomicU64,
+}
+
+impl Upstreams {
+    /// Nobody is asked yet.
+    pub fn new(settings: UpstreamSettings) -> Arc<Self> {
+        let healths = settings.upstreams.iter().map(|_| Mutex::default()).collect();
+        let room = Semaphore::new(settings.questions_max.clamp(1, Semaphore::MAX_PERMITS));
+        let [tries, answered, failed, forged] = [0; 4].map(AtomicU64::new);
+        Arc::new(Self { settings, healths, room, tries, answered, failed, forged })
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> UpstreamStats {
+        UpstreamStats {
+            tries: self.tries.load(Relaxed),
+            answered: self.answered.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            forged: self.forged.load(Relaxed),
+            dead: (0..self.healths.len()).filter(|at| self.health(*at, |health| health.is_dead())).count(),
+        }
+    }
+
+    /// Asks `question` until somebody answers or the time is over.
+    pub async fn resolve(self: &Arc<Self>, question: DnsQuestion) -> DnsAnswer {
+        let token = question.token;
+        let message = match self.room.try_acquire() {
+            Ok(_room) => self.clone().ask_around(Arc::new(question)).await,
+            // To wait would only make the queue longer.
+            Err(_) => None,
+        };
+        let count = if message.is_some() { &self.answered } else { &self.failed };
+        count.fetch_add(1, Relaxed);
+        DnsAnswer { token, message }
+    }
+
+    async fn ask_around(self: Arc<Self>, question: Arc<DnsQuestion>) -> Option<Vec<u8>> {
+        let begun = Instant::now();
+        let deadline = begun + self.settings.deadline;
+        let mut tries = JoinSet::new();
+        let mut asked = Vec::with_capacity(TRIES_MAX);
+        let (mut next_at, mut failure) = (begun, None);
+        loop {
+            if Instant::now() >= next_at {
+                next_at = deadline;
+                if let Some(upstream) = self.choose(&asked, Instant::now()) {
+                    asked.push(upstream);
+                    tries.spawn(self.clone().try_one(upstream, question.clone(), deadline));
+                    next_at = deadline.min(Instant::now() + self.settings.patience);
+                } else if tries.is_empty() {
+                    return failure;
+                }
+            }
+            tokio::select! {
+                Some(done) = tries.join_next() => match done {
+                    Ok((_, Some(answer))) if !is_failure(&answer) => return Some(answer),
+                    // Another one may know better: what this one would have to ask may be out of its reach.
+                    Ok((upstream, Some(answer))) => {
+                        failure = Some(answer);
+                        asked.push(upstream);
+                        next_at = Instant::now();
+                    }
+                    _ => next_at = Instant::now(),
+                },
+                () = sleep_until(next_at.into()) => {}
+            }
+            if Instant::now() >= deadline {
+                return failure;
+            }
+        }
+    }
+
+    /// Who is asked next, after `asked`: who lives and was asked least; who is dead, if it is time to look.
+    fn choose(&self, asked: &[usize], now: Instant) -> Option<usize> {
+        let times = |at: &usize| asked.iter().filter(|upstream| *upstream == at).count();
+        let all = 0..self.healths.len();
+        let living = all.clone().filter(|at| !self.health(*at, |health| health.is_dead()));
+        let next = living.min_by_key(times).filter(|at| times(at) < TRIES_EACH);
+        let look = |at: &usize| times(at) == 0 && self.health(*at, |health| health.may_look(now));
+        next.or_else(|| all.clone().find(look)).filter(|_| asked.len() < TRIES_MAX)
+    }
+
+    async fn try_one(
+        self: Arc<Self>,
+        upstream: usize,
+        question: Arc<DnsQuestion>,
+        deadline: Instant,
+    ) -> (usize, Option<Vec<u8>>) {
+        let begun = Instant::now();
+        self.tries.fetch_add(1, Relaxed);
+        let mut exchange = Box::pin(self.exchange(self.settings.upstreams[upstream], &question));
+        let mut result = timeout(self.settings.patience, &mut exchange).await;
+        if result.is_err() {
+            self.health(upstream, |health| health.was_silent(begun));
+            result = timeout_at(deadline.into(), exchange).await;
+        } else if matches!(result, Ok(Err(_))) {
+            self.health(upstream, |health| health.was_silent(begun));
+        }
+        let answer = result.ok().and_then(Result::ok);
+        if answer.is_some() {
+            self.health(upstream, Health::answered);
+        }
+        (upstream, answer)
+    }
+
+    async fn exchange(&self, address: SocketAddr, question: &DnsQuestion) -> io::Result<Vec<u8>> {
+        let by_udp = match question.transport {
+            DnsTransport::Udp => self.by_udp(address, &question.message).await?,
+            DnsTransport::Tcp => None,
+        };
+        match by_udp {
+            Some(answer) => Ok(answer),
+            None => by_tcp(address, &question.message).await,
+        }
+    }
+
+    /// The answer by UDP; `None` if somebody tries to guess the id.
+    async fn by_udp(&self, address: SocketAddr, message: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).await?;
+        socket.connect(address).await?;
+        let query = with_random_id(message)?;
+        socket.send(&query).await?;
+        for _ in 0..GUESSES_MAX {
+            let answer = loop {
+                socket.readable().await?;
+                match receive(&socket) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    answer => break answer?,
+                }
+            };
+            if is_answer_to(&answer, &query) {
+                return Ok(Some(answer));
+            }
+            self.forged.fetch_add(1, Relaxed);
+        }
+        Ok(None)
+    }
+
+    fn health<T>(&self, upstream: usize, look: impl FnOnce(&mut Health) -> T) -> T {
+        look(&mut self.healths[upstream].lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Asks what comes by `questions` until that ends; `answered` gets each answer.
+pub async fn run(
+    upstreams: Arc<Upstreams>,
+    mut questions: UnboundedReceiver<DnsQuestion>,
+    answered: impl Fn(DnsAnswer) + Clone + Send + 'static,
+) {
+    let mut under_way = JoinSet::new();
+    loop {
+        tokio::select! {
+            question = questions.recv() => {
+                let Some(question) = question else { break };
+                let (upstreams, answered) = (upstreams.clone(), answered.clone());
+                under_way.spawn(async move {
+                    let answer = upstreams.resolve(question).await;
+                    answered(answer);
+                });
+            }
+            // So that those that ended take no memory.
+            Some(_) = under_way.join_next() => {}
+        }
+    }
+}
+
+/// The name servers that `text`, in the form of `/etc/resolv.conf`, names.
+pub fn name_servers(text: &str) -> Vec<SocketAddr> {
+    let words = text.lines().map(|line| line.split_whitespace());
+    let servers = words.filter_map(|mut words| match (words.next(), words.next()) {
+        (Some("nameserver"), Some(address)) => address.parse::<IpAddr>().ok(),
+        _ => None,
+    });
+    servers.map(|address| (address, dns::PORT).into()).take(SERVERS_MAX).collect()
+}
+
+/// How an upstream fares.
+#[derive(Debug, Default)]
+struct Health {
+    /// Tries without answer since the last answer.
+    silences: u32,
+    answered_at: Option<Instant>,
+    look_at: Option<Instant>,
+}
+
+impl Health {
+    fn is_dead(&self) -> bool {
+        self.silences >= SILENCES_DEAD
+    }
+
+    /// Whether a dead one may be tried; only one question at a time is told so.
+    fn may_look(&mut self, now: Instant) -> bool {
+        if self.look_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        self.look_at = Some(now + self.pause());
+        true
+    }
+
+    fn answered(&mut self) {
+        *self = Self { silences: 0, answered_at: Some(Instant::now()), look_at: None };
+    }
+
+    /// A try from `begun` on had no answer; it tells nothing if another one since had.
+    fn was_silent(&mut self, begun: Instant) {
+        if self.answered_at.is_some_and(|at| at > begun) {
+            return;
+        }
+        self.silences = self.silences.saturating_add(1);
+        if self.silences == SILENCES_DEAD {
+            self.look_at = Some(Instant::now() + self.pause());
+        }
+    }
+
+    /// Doubles up to [`LOOK_EVERY_MAX`].
+    fn pause(&self) -> Duration {
+        let doublings = (self.silences / SILENCES_DEAD).min(8);
+        (LOOK_EVERY_MIN * 2u32.pow(doublings)).min(LOOK_EVERY_MAX)
+    }
+}
+
+/// One datagram. The buffer is on the stack, so that nobody holds 64 KiB while he waits.
+fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
+    let mut buffer = [0; MESSAGE_BYTES_MAX];
+    let length = socket.try_recv(&mut buffer)?;
+    Ok(buffer[..length].to_vec())
+}
+
+async fn by_tcp(address: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
+    let query = with_random_id(message)?;
+    let length = u16::try_from(query.len()).map_err(io::Error::other)?;
+    let mut stream = TcpStream::connect(address).await?;
+    // One segment for both (RFC 7766 §8).
+    stream.write_all(&[&length.to_be_bytes()[..], &query].concat()).await?;
+    let length = stream.read_u16().await?;
+    let mut answer = Vec::new();
+    (&mut stream).take(u64::from(length)).read_to_end(&mut answer).await?;
+    if answer.len() == usize::from(length) && is_answer_to(&answer, &query) {
+        Ok(answer)
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
+    }
+}
+
+fn with_random_id(message: &[u8]) -> io::Result<Vec<u8>> {
+    let mut id = [0; 2];
+    aws_lc_rs::rand::fill(&mut id).map_err(|_| io::Error::other("no randomness"))?;
+    let mut query = message.to_vec();
+    dns::set_id(&mut query, u16::from_be_bytes(id));
+    Ok(query)
+}
+
+fn is_answer_to(answer: &[u8], query: &[u8]) -> bool {
+    answer.get(..2) == query.get(..2) && answers(answer, query)
+}
+
+fn is_failure(answer: &[u8]) -> bool {
+    Dns::new_checked(answer).is_none_or(|dns| matches!(dns.rcode(), RCODE_SERVER_FAILURE | RCODE_REFUSED))
+}
+
+/// A datagram has 16 bits of length.
+const MESSAGE_BYTES_MAX: usize = 65_535;
+/// Of one question: to all upstreams together, and to each.
+const TRIES_MAX: usize = 6;
+const TRIES_EACH: usize = 2;
+/// Wrong datagrams to one socket: with 4 guesses at 65,536 ids and some 28,000 ports nobody gets far.
+const GUESSES_MAX: usize = 4;
+/// Two are bad luck.
+const SILENCES_DEAD: u32 = 3;
+/// How often a dead one is tried.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(500);
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(5);
+/// More are never reached before the deadline.
+const SERVERS_MAX: usize = 8;
