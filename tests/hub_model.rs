@@ -75,12 +75,15 @@ impl Model {
         } else {
             [&bytes[..12], &[0x81, 0], &(priority | vlan).to_be_bytes(), &untagged[12..]].concat()
         };
-        let on_access = if sender.pvid == 0 { untagged } else { bytes.to_vec() };
+        let on_access = if sender.pvid == 0 { untagged.clone() } else { bytes.to_vec() };
 
         self.learn(from, sender, (vlan, src), now)?;
         let known = self.table.get(&(vlan, dst)).copied().filter(|&entry| self.alive(entry, now));
         let other_bridge = self.ports.iter().any(|(&port, p)| port != from && p.is_bridge());
         let reserved = dst[..5] == [1, 0x80, 0xc2, 0, 0] && dst[5] < 16;
+        let is_stranger = self.profile == Profile::Public && sender.kind == PortKind::Member;
+        let has_host = self.ports.values().any(|p| p.kind == PortKind::Host);
+        let asks_host = is_stranger && has_host && untagged[12..14] == [8, 6];
         let to = |wanted: &dyn Fn(&ModelPort) -> bool| -> Vec<PortId> {
             self.ports.iter().filter(|(port, p)| **port != from && wanted(p)).map(|(port, _)| *port).collect()
         };
@@ -89,6 +92,7 @@ impl Model {
                 return Err(DropReason::HubReservedGroup);
             }
             _ if reserved => to(&|p| p.is_bridge()),
+            _ if dst[0] & 1 == 1 && asks_host => to(&|p| p.is_bridge() || p.kind == PortKind::Host),
             _ if dst[0] & 1 == 1 => to(&|_| true),
             Some((port, _)) if port == from => return Err(DropReason::HubSamePort),
             Some((port, _)) => vec![port],
@@ -208,7 +212,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 const SLOTS: u8 = 8;
 
 /// What follows the addresses.
-const HEADS: [&[u8]; 6] = [
+const HEADS: [&[u8]; 7] = [
+    &[0x88, 0xb5, 9],
     &[8, 6, 1, 2],
     &[8, 6, 3],
     &[0x81, 0, 0, 5, 8, 6, 4],

@@ -70,10 +70,6 @@ reasons! {
         HubRouterAdvert = "hub_router_advert",
         /// IPv6, in a hub that does not carry it between members or for a member whose policy refuses it.
         HubIpv6 = "hub_ipv6",
-        /// Packet for the Internet whose port, card and address are not those of a lease.
-        GatewayUnbound = "gateway_unbound",
-        /// Packet for the gateway or the Internet whose lengths contradict each other.
-        GatewayMalformed = "gateway_malformed",
         /// DHCP answer given up because the lease file is written too slowly.
         GatewayJournalSlow = "gateway_journal_slow",
         /// Packet from outside for a member who has gone.

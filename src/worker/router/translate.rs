@@ -202,7 +202,7 @@ impl Fabric {
             return;
         }
         if meta.scope == Scope::Hosts {
-            return self.counters.drop_frame(DropReason::GatewayUnbound);
+            return self.counters.drop_frame(DropReason::GatewayNotBound);
         }
         let Some(Some(router)) = self.routers.get(usize::from(hub.0)) else { return };
         let owner = router.plan.owner();
