@@ -4,6 +4,7 @@
 use crate::ids::{MemberId, PortId, SessionId};
 
 pub mod bindings;
+pub mod dhcp;
 
 /// Who sent a frame: known from the port it came by, never from what stands in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
