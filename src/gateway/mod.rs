@@ -105,7 +105,7 @@ impl Default for GatewaySettings {
             errors_per_sec: 10,
             floods_per_sec: 100,
             sessions_max: 16_384,
-            dhcp: Some(DhcpSettings::default()),
+            dhcp: Some(DhcpSettings::for_network(Ipv4Addr::new(100, 64, 0, 1), 16)),
             dns: DnsSettings::default(),
         }
     }
@@ -268,7 +268,7 @@ impl Gateway {
         self.sessions.end(session);
         self.tcp.session_ended(session);
         self.serve_tcp(now, sink);
-        self.with_dhcp(now, sink, |dhcp, port| dhcp.session_ended(session, now, port));
+        self.with_dhcp(now, sink, |dhcp, port| dhcp.session_ended(session, port));
     }
 
     // ---- 1. ARP ----

@@ -124,5 +124,19 @@ reasons! {
         GatewayDnsLate = "gateway_dns_late",
         /// DNS answer to another question than was asked.
         GatewayDnsForged = "gateway_dns_forged",
+        /// DHCP message that is truncated, has lengths that lie, no end, or options that contradict each other.
+        DhcpMalformed = "dhcp_malformed",
+        /// DHCP message for another card than the one that sent it.
+        DhcpSourceMac = "dhcp_source_mac",
+        /// DHCP message relayed by a member, or for a network that is not the gateway's.
+        DhcpRelay = "dhcp_relay",
+        /// DHCP message for another server.
+        DhcpOtherServer = "dhcp_other_server",
+        /// DHCP message about an address that this client does not have, which RFC 2131 leaves without answer.
+        DhcpUnknownClient = "dhcp_unknown_client",
+        /// No address is left in the pool for this client.
+        DhcpPoolEmpty = "dhcp_pool_empty",
+        /// The client changes its lease, or declines addresses, more often than makes sense.
+        DhcpRate = "dhcp_rate",
     }
 }

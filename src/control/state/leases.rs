@@ -16,6 +16,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::{StateError, files};
+use crate::worker::router::host::Journal;
 
 /// What the thread is given.
 enum Entry {
@@ -31,10 +32,9 @@ pub struct LeaseWriter {
     next: u64,
 }
 
-impl LeaseWriter {
-    /// Takes a record; returns its number. Never waits: where there is no room the number is one that is never
-    /// reached, so that nobody is told of what is not on disk.
-    pub fn record(&mut self, record: &[u8]) -> u64 {
+impl Journal for LeaseWriter {
+    /// Where there is no room the number is one that is never reached, so that nobody is told of what is not on disk.
+    fn record(&mut self, record: &[u8]) -> u64 {
         let number = self.next;
         if self.entries.try_send(Entry::Record(number, record.into())).is_err() {
             return u64::MAX;
@@ -43,9 +43,9 @@ impl LeaseWriter {
         number
     }
 
-    /// The file is to hold `content` and what follows. Left out where there is no room: it will be asked for again.
-    pub fn whole(&mut self, content: Vec<u8>) -> bool {
-        self.entries.try_send(Entry::Whole(content)).is_ok()
+    /// Left out where there is no room: it will be asked for again.
+    fn whole(&mut self, content: Vec<u8>) {
+        let _ = self.entries.try_send(Entry::Whole(content));
     }
 }
 
@@ -53,7 +53,7 @@ impl LeaseWriter {
 pub trait LeaseHolder: Send {
     /// All records up to this one are on disk.
     fn durable(&self, record: u64);
-    /// The file is much longer than it needs to be: have its whole content given to [`LeaseWriter::whole`].
+    /// The file is much longer than it needs to be: have its whole content given to [`Journal::whole`].
     fn rewrite(&self);
 }
 
@@ -239,7 +239,7 @@ mod tests {
         until(&told, |told| told.durable == last);
         let text = String::from_utf8(read(&path).unwrap()).unwrap();
         assert!(text.starts_with("old\nrecord 0\nrecord 1\n") && text.ends_with("record 999\n"), "{text}");
-        assert!(writer.whole(b"all\n".to_vec()));
+        writer.whole(b"all\n".to_vec());
         let last = writer.record(b"more\n");
         until(&told, |told| told.durable == last);
         assert_eq!(read(&path).unwrap(), b"all\nmore\n");

@@ -14,8 +14,13 @@ use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::wire::ethernet::Frame;
 
-/// Takes a record for the lease file and gives it a number; numbers grow.
-pub type Journal = Box<dyn FnMut(&[u8]) -> u64 + Send>;
+/// The lease file, as the worker sees it: it never waits.
+pub trait Journal: Send {
+    /// Takes a record and gives it a number; numbers grow.
+    fn record(&mut self, record: &[u8]) -> u64;
+    /// Takes what stands for all records so far.
+    fn whole(&mut self, content: Vec<u8>);
+}
 
 /// Takes a question for the upstreams.
 pub type Ask = Box<dyn Fn(DnsQuestion) + Send>;
@@ -25,7 +30,7 @@ pub struct HostSeed {
     /// With its leases restored.
     pub gateway: Gateway,
     /// Where its records go.
-    pub journal: Journal,
+    pub journal: Box<dyn Journal>,
     /// Where its questions go.
     pub ask: Ask,
 }
@@ -38,7 +43,7 @@ pub(super) struct Host {
 
 /// What the gateway reaches besides the worker's fabric.
 pub(super) struct HostSide {
-    journal: Journal,
+    journal: Box<dyn Journal>,
     ask: Ask,
     /// Replies that wait for a record to be on disk, in the order of records.
     held: VecDeque<Held>,
@@ -88,6 +93,13 @@ pub struct Sink<'a> {
     now: Tick,
 }
 
+impl Sink<'_> {
+    /// The lease file is to hold `content` in place of what it holds.
+    pub fn rewrite_journal(&mut self, content: Vec<u8>) {
+        self.side.journal.whole(content);
+    }
+}
+
 impl GatewaySink for Sink<'_> {
     fn reply(&mut self, to: PortId, frame: &[u8]) {
         if let Some(frame) = Frame::new_checked(frame) {
@@ -102,11 +114,11 @@ impl GatewaySink for Sink<'_> {
     }
 
     fn journal(&mut self, record: &[u8]) -> u64 {
-        (self.side.journal)(record)
+        self.side.journal.record(record)
     }
 
     fn reply_when(&mut self, durable: u64, to: PortId, frame: &[u8]) {
-        if self.side.held.len() >= HELD_MAX {
+        if self.side.held.len() >= HELD_MAX || durable == u64::MAX {
             return self.fabric.counters.drop_frame(DropReason::GatewayJournalSlow);
         }
         self.side.held.push_back(Held { record: durable, to, frame: frame.into() });
