@@ -28,10 +28,12 @@ use self::uplink::{Conflict, Shared, Uplink, UplinkSettings};
 
 pub mod any;
 pub mod cut;
+pub mod filter;
 pub mod mem;
 pub mod merge;
 pub mod neighbours;
 pub mod outlet;
+pub mod packet;
 pub mod uplink;
 
 /// A back end: one worker's frames from and to a device.

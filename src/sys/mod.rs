@@ -3,11 +3,15 @@
 //! Each file wraps one kernel object in safe types; nothing above sees a raw pointer.
 
 pub mod affinity;
+pub mod bpf;
 pub mod clock;
 pub mod epoll;
 pub mod features;
 pub mod limits;
+pub mod netdev;
+pub mod packet;
 pub mod socket;
+pub mod tc;
 pub mod uring;
 pub mod waker;
 

@@ -1,0 +1,598 @@
+//! Small programs for the kernel: an assembler for filters, and bpf(2).
+//!
+//! A [`Program`] is written once, for a machine with an accumulator A and an index register X, and comes out in two
+//! forms: classic BPF for socket filters and packet fanout, which needs no rights of its own, and eBPF for tc, whose
+//! `LD_ABS` reads packets in the same way. Reading beyond the packet ends either form with 0.
+//!
+//! Neither clang nor an object file is needed, and addresses and ports stand in the instructions.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Where the packet's bytes begin for a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// At the Ethernet header: socket filters, tc.
+    Ethernet,
+    /// At the IP header: packet fanout.
+    Network,
+}
+
+/// What the kernel knows beside the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meta {
+    /// EtherType.
+    Protocol,
+    /// To us (0), to all (1), to a group (2), to somebody else (3).
+    PacketType,
+    /// Whether there was a VLAN tag (1), which the kernel has taken off.
+    VlanPresent,
+    /// The tag.
+    VlanTag,
+}
+
+/// How many bytes to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// One.
+    Byte,
+    /// Two.
+    Half,
+    /// Four.
+    Word,
+}
+
+/// What to compare A with a number for. Unsigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// A = number.
+    Equal,
+    /// A ≥ number.
+    AtLeast,
+    /// A > number.
+    Above,
+    /// A and the number have a bit in common.
+    AnyBit,
+}
+
+/// A place in a program to jump to, always forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label(usize);
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    /// A = bytes at `at` behind the IP header's begin, plus X if `indexed`.
+    Load {
+        size: Size,
+        at: u16,
+        indexed: bool,
+    },
+    LoadMeta(Meta),
+    And(u32),
+    ShiftLeft(u32),
+    AddX,
+    /// X = A.
+    ToX,
+    JumpIf {
+        test: Test,
+        number: u32,
+        to: Label,
+    },
+    /// If A = X.
+    JumpIfX {
+        to: Label,
+    },
+    Jump {
+        to: Label,
+    },
+    Return(u32),
+}
+
+/// See the module text.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    ops: Vec<Op>,
+    /// By label: number of the operation it stands before.
+    labels: Vec<Option<usize>>,
+}
+
+impl Program {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A label to be placed later.
+    pub fn label(&mut self) -> Label {
+        self.labels.push(None);
+        Label(self.labels.len() - 1)
+    }
+
+    /// The next operation is what jumps to `label` go to.
+    pub fn place(&mut self, label: Label) {
+        self.labels[label.0] = Some(self.ops.len());
+    }
+
+    /// A = the bytes `at` behind the begin of the IP header.
+    pub fn load(&mut self, size: Size, at: u16) {
+        self.ops.push(Op::Load { size, at, indexed: false });
+    }
+
+    /// The same, X further on.
+    pub fn load_indexed(&mut self, size: Size, at: u16) {
+        self.ops.push(Op::Load { size, at, indexed: true });
+    }
+
+    /// A = what the kernel knows.
+    pub fn load_meta(&mut self, meta: Meta) {
+        self.ops.push(Op::LoadMeta(meta));
+    }
+
+    /// A &= `mask`.
+    pub fn and(&mut self, mask: u32) {
+        self.ops.push(Op::And(mask));
+    }
+
+    /// A <<= `bits`.
+    pub fn shift_left(&mut self, bits: u32) {
+        self.ops.push(Op::ShiftLeft(bits));
+    }
+
+    /// A += X.
+    pub fn add_x(&mut self) {
+        self.ops.push(Op::AddX);
+    }
+
+    /// X = A.
+    pub fn to_x(&mut self) {
+        self.ops.push(Op::ToX);
+    }
+
+    /// Goes to `to` if the test holds.
+    pub fn jump_if(&mut self, test: Test, number: u32, to: Label) {
+        self.ops.push(Op::JumpIf { test, number, to });
+    }
+
+    /// Goes to `to` if A = X.
+    pub fn jump_if_x(&mut self, to: Label) {
+        self.ops.push(Op::JumpIfX { to });
+    }
+
+    /// Goes to `to`.
+    pub fn jump(&mut self, to: Label) {
+        self.ops.push(Op::Jump { to });
+    }
+
+    /// Ends with `value`.
+    pub fn ret(&mut self, value: u32) {
+        self.ops.push(Op::Return(value));
+    }
+
+    /// As classic BPF.
+    ///
+    /// # Errors
+    /// If it is longer than the kernel takes.
+    pub fn classic(&self, base: Base) -> io::Result<Classic> {
+        // Conditional jumps reach 255 instructions, so each is one over a jump that reaches any.
+        let starts = self.starts(|op| match op {
+            Op::JumpIf { .. } | Op::JumpIfX { .. } => 2,
+            _ => 1,
+        });
+        let mut code = Vec::new();
+        for op in &self.ops {
+            let jump = |to: Label, after: usize| {
+                let distance = self.target(to, &starts) - after - 1;
+                libc::sock_filter { code: 0x05, jt: 0, jf: 0, k: u32::try_from(distance).unwrap_or(u32::MAX) }
+            };
+            let plain = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+            match *op {
+                Op::Load { size, at, indexed } => {
+                    let mode = if indexed { 0x40 } else { 0x20 };
+                    code.push(plain(mode | size.classic(), base.offset() + u32::from(at)));
+                }
+                Op::LoadMeta(meta) => code.push(plain(0x20, AD_OFF + meta.classic())),
+                Op::And(mask) => code.push(plain(0x54, mask)),
+                Op::ShiftLeft(bits) => code.push(plain(0x64, bits)),
+                Op::AddX => code.push(plain(0x0c, 0)),
+                Op::ToX => code.push(plain(0x07, 0)),
+                Op::JumpIf { test, number, to } => {
+                    code.push(libc::sock_filter { code: 0x05 | test.bits(), jt: 0, jf: 1, k: number });
+                    code.push(jump(to, code.len()));
+                }
+                Op::JumpIfX { to } => {
+                    code.push(libc::sock_filter { code: 0x1d, jt: 0, jf: 1, k: 0 });
+                    code.push(jump(to, code.len()));
+                }
+                Op::Jump { to } => code.push(jump(to, code.len())),
+                Op::Return(value) => code.push(plain(0x06, value)),
+            }
+        }
+        if code.len() > CLASSIC_MAX { Err(too_long()) } else { Ok(Classic(code)) }
+    }
+
+    /// As eBPF: A is r0, X is r7, the context is r6.
+    fn extended(&self, base: Base) -> io::Result<Vec<Insn>> {
+        let starts = self.starts(|op| match op {
+            Op::LoadMeta(Meta::Protocol) | Op::Return(_) => 2,
+            _ => 1,
+        });
+        let mut code = vec![Insn::new(0xbf, 6, 1, 0, 0), Insn::new(0xb7, 7, 0, 0, 0)];
+        let prologue = code.len();
+        for op in &self.ops {
+            let distance = |to: Label, at: usize| {
+                i16::try_from(self.target(to, &starts) + prologue - at - 1).map_err(|_| too_long())
+            };
+            let at = code.len();
+            match *op {
+                Op::Load { size, at, indexed } => {
+                    let mode = if indexed { 0x40 } else { 0x20 };
+                    let offset = i32::try_from(base.offset() + u32::from(at)).map_err(|_| too_long())?;
+                    let insn = Insn::new(mode | u8::try_from(size.classic()).unwrap_or(0), 0, 0, 0, offset);
+                    code.push(if indexed { insn.from_register(7) } else { insn });
+                }
+                Op::LoadMeta(meta) => {
+                    code.push(Insn::new(0x61, 0, 6, meta.extended(), 0));
+                    if meta == Meta::Protocol {
+                        // Stands there in the order of the wire.
+                        code.push(Insn::new(0xdc, 0, 0, 0, 16));
+                    }
+                }
+                Op::And(mask) => code.push(Insn::new(0x54, 0, 0, 0, mask.cast_signed())),
+                Op::ShiftLeft(bits) => code.push(Insn::new(0x64, 0, 0, 0, bits.cast_signed())),
+                Op::AddX => code.push(Insn::new(0x0c, 0, 7, 0, 0)),
+                Op::ToX => code.push(Insn::new(0xbf, 7, 0, 0, 0)),
+                // Compares 32 bits: a longer comparison would extend the sign of the number.
+                Op::JumpIf { test, number, to } => {
+                    let opcode = 0x06 | u8::try_from(test.bits()).unwrap_or(0);
+                    code.push(Insn::new(opcode, 0, 0, distance(to, at)?, number.cast_signed()));
+                }
+                Op::JumpIfX { to } => code.push(Insn::new(0x1e, 0, 7, distance(to, at)?, 0)),
+                Op::Jump { to } => code.push(Insn::new(0x05, 0, 0, distance(to, at)?, 0)),
+                Op::Return(value) => {
+                    code.push(Insn::new(0xb4, 0, 0, 0, value.cast_signed()));
+                    code.push(Insn::new(0x95, 0, 0, 0, 0));
+                }
+            }
+        }
+        Ok(code)
+    }
+
+    /// Number of the instruction each operation begins with, and the number behind the last.
+    fn starts(&self, length: impl Fn(&Op) -> usize) -> Vec<usize> {
+        let mut at = 0;
+        let mut starts = vec![0];
+        starts.extend(self.ops.iter().map(|op| {
+            at += length(op);
+            at
+        }));
+        starts
+    }
+
+    fn target(&self, label: Label, starts: &[usize]) -> usize {
+        starts[self.labels[label.0].expect("every label has a place")]
+    }
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "too many addresses, slices or static mappings for a filter of the kernel",
+    )
+}
+
+impl Base {
+    const fn offset(self) -> u32 {
+        match self {
+            Base::Ethernet => 14,
+            Base::Network => 0,
+        }
+    }
+}
+
+impl Size {
+    const fn classic(self) -> u16 {
+        match self {
+            Size::Word => 0x00,
+            Size::Half => 0x08,
+            Size::Byte => 0x10,
+        }
+    }
+}
+
+impl Test {
+    /// `BPF_JEQ`, `BPF_JGE`, `BPF_JGT`, `BPF_JSET`.
+    const fn bits(self) -> u16 {
+        match self {
+            Test::Equal => 0x10,
+            Test::AtLeast => 0x30,
+            Test::Above => 0x20,
+            Test::AnyBit => 0x40,
+        }
+    }
+}
+
+impl Meta {
+    /// `SKF_AD_*`.
+    const fn classic(self) -> u32 {
+        match self {
+            Meta::Protocol => 0,
+            Meta::PacketType => 4,
+            Meta::VlanTag => 44,
+            Meta::VlanPresent => 48,
+        }
+    }
+
+    /// Offset in `struct __sk_buff`.
+    const fn extended(self) -> i16 {
+        match self {
+            Meta::PacketType => 4,
+            Meta::Protocol => 16,
+            Meta::VlanPresent => 20,
+            Meta::VlanTag => 24,
+        }
+    }
+}
+
+/// A program of classic BPF.
+#[derive(Clone, Debug)]
+pub struct Classic(Vec<libc::sock_filter>);
+
+impl Classic {
+    /// A filter that takes nothing.
+    pub fn nothing() -> Self {
+        Self(vec![libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }])
+    }
+
+    /// Sets it as option of a socket that takes such programs.
+    pub(super) fn set(&self, socket: RawFd, level: i32, option: i32) -> io::Result<()> {
+        let len = u16::try_from(self.0.len()).map_err(|_| too_long())?;
+        // The kernel only reads it, whatever the field's type says.
+        let program = libc::sock_fprog { len, filter: self.0.as_ptr().cast_mut() };
+        let bytes = libc::socklen_t::try_from(size_of_val(&program)).map_err(|_| too_long())?;
+        // SAFETY: points to a program of `len` instructions; both live through the call, which copies them.
+        let done = unsafe { libc::setsockopt(socket, level, option, (&raw const program).cast(), bytes) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// An instruction of eBPF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Insn {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+impl Insn {
+    const fn new(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Self {
+        let registers = if cfg!(target_endian = "little") { src << 4 | dst } else { dst << 4 | src };
+        Self { code, registers, offset, immediate }
+    }
+
+    const fn from_register(self, src: u8) -> Self {
+        Self::new(self.code, 0, src, self.offset, self.immediate)
+    }
+}
+
+/// A program for tc that the kernel has checked. Gone when nothing refers to it.
+#[derive(Debug)]
+pub struct TcProgram(OwnedFd);
+
+impl TcProgram {
+    /// Loads `program`.
+    ///
+    /// # Errors
+    /// Without CAP_BPF and CAP_NET_ADMIN; if the kernel has no bpf(2).
+    pub fn load(program: &Program) -> io::Result<Self> {
+        let code = program.extended(Base::Ethernet)?;
+        let mut attribute = ProgLoad {
+            prog_type: PROG_TYPE_SCHED_CLS,
+            insn_count: u32::try_from(code.len()).map_err(|_| too_long())?,
+            insns: code.as_ptr() as u64,
+            license: c"MIT".as_ptr() as u64,
+            prog_name: *b"hublane_lane\0\0\0\0",
+            ..ProgLoad::default()
+        };
+        // SAFETY: the attribute is that of the command; code and licence live through the call.
+        let fd = unsafe { bpf(PROG_LOAD, &mut attribute) }?;
+        // SAFETY: the kernel has just given it to us alone.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Runs it on `frame` as if the loopback device had received it; what it returned.
+    ///
+    /// # Errors
+    /// If the kernel does not do that.
+    pub fn try_on(&self, frame: &[u8]) -> io::Result<u32> {
+        let mut attribute = TestRun {
+            prog_fd: self.0.as_raw_fd().cast_unsigned(),
+            data_size_in: u32::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+            data_in: frame.as_ptr() as u64,
+            ..TestRun::default()
+        };
+        // SAFETY: the attribute is that of the command; the frame lives through the call and is only read.
+        unsafe { bpf(PROG_TEST_RUN, &mut attribute) }?;
+        Ok(attribute.retval)
+    }
+
+    /// Puts it before all other programs at the ingress of the device with this index, for as long as the result lives.
+    ///
+    /// # Errors
+    /// `EINVAL` on kernels before 6.6.
+    pub(super) fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
+        let mut attribute = LinkCreate {
+            prog_fd: self.0.as_raw_fd().cast_unsigned(),
+            target_ifindex: ifindex,
+            attach_type: TCX_INGRESS,
+            flags: F_BEFORE,
+            ..LinkCreate::default()
+        };
+        // SAFETY: the attribute is that of the command and points to nothing.
+        let fd = unsafe { bpf(LINK_CREATE, &mut attribute) }?;
+        // SAFETY: the kernel has just given it to us alone.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+/// How many programs stand at the ingress of the device with this index.
+pub(super) fn attached(ifindex: u32) -> io::Result<u32> {
+    let mut attribute = ProgQuery { target_ifindex: ifindex, attach_type: TCX_INGRESS, ..ProgQuery::default() };
+    // SAFETY: the attribute is that of the command and points to nothing.
+    unsafe { bpf(PROG_QUERY, &mut attribute) }?;
+    Ok(attribute.count)
+}
+
+/// bpf(2).
+///
+/// # Safety
+/// `attribute` must be the one of `command`, and what it points to must live through the call.
+unsafe fn bpf<A>(command: i32, attribute: &mut A) -> io::Result<RawFd> {
+    let bytes = u32::try_from(size_of::<A>()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the caller's duty; the kernel reads and writes `bytes` bytes of the attribute.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attribute), bytes) };
+    match i32::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+// `union bpf_attr` by command; the kernel takes missing fields at the end as zero.
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_count: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    padding: u32,
+    expected_revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+const PROG_LOAD: i32 = 5;
+const PROG_TEST_RUN: i32 = 10;
+const PROG_QUERY: i32 = 16;
+const LINK_CREATE: i32 = 28;
+const PROG_TYPE_SCHED_CLS: u32 = 3;
+const TCX_INGRESS: u32 = 46;
+const F_BEFORE: u32 = 8;
+/// `SKF_AD_OFF`: offsets from here on name what is no byte of the packet.
+const AD_OFF: u32 = (-0x1000i32).cast_unsigned();
+/// `BPF_MAXINSNS`.
+const CLASSIC_MAX: usize = 4096;
+
+/// The machine itself, so that programs can be tried without the kernel.
+#[cfg(test)]
+pub(crate) mod machine {
+    use super::*;
+
+    /// What [`Meta`] says of a frame.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(crate) struct Facts {
+        pub(crate) packet_type: u32,
+        pub(crate) vlan: Option<u16>,
+    }
+
+    impl Program {
+        /// What it returns for `frame`.
+        pub(crate) fn run(&self, frame: &[u8], facts: Facts) -> u32 {
+            let starts: Vec<_> = (0..=self.ops.len()).collect();
+            let (mut a, mut x, mut at) = (0u32, 0u32, 0);
+            loop {
+                let op = self.ops[at];
+                at += 1;
+                let test = |holds: bool, to: Label, at: &mut usize| {
+                    if holds {
+                        *at = self.target(to, &starts);
+                    }
+                };
+                match op {
+                    Op::Load { size, at, indexed } => {
+                        let from = 14 + usize::from(at) + if indexed { x as usize } else { 0 };
+                        let bytes = match size {
+                            Size::Byte => 1,
+                            Size::Half => 2,
+                            Size::Word => 4,
+                        };
+                        let Some(bytes) = frame.get(from..from + bytes) else { return 0 };
+                        a = bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+                    }
+                    Op::LoadMeta(Meta::Protocol) => a = u32::from(u16::from_be_bytes([frame[12], frame[13]])),
+                    Op::LoadMeta(Meta::PacketType) => a = facts.packet_type,
+                    Op::LoadMeta(Meta::VlanPresent) => a = u32::from(facts.vlan.is_some()),
+                    Op::LoadMeta(Meta::VlanTag) => a = u32::from(facts.vlan.unwrap_or(0)),
+                    Op::And(mask) => a &= mask,
+                    Op::ShiftLeft(bits) => a <<= bits,
+                    Op::AddX => a = a.wrapping_add(x),
+                    Op::ToX => x = a,
+                    Op::JumpIf { test: kind, number, to } => {
+                        let holds = match kind {
+                            Test::Equal => a == number,
+                            Test::AtLeast => a >= number,
+                            Test::Above => a > number,
+                            Test::AnyBit => a & number != 0,
+                        };
+                        test(holds, to, &mut at);
+                    }
+                    Op::JumpIfX { to } => test(a == x, to, &mut at),
+                    Op::Jump { to } => test(true, to, &mut at),
+                    Op::Return(value) => return value,
+                }
+            }
+        }
+    }
+}
