@@ -12,6 +12,7 @@ use crate::ids::{ConnId, MemberId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
+use crate::worker::router::RouterEvent;
 
 /// A moment on both clocks: wall time to compare with other machines, monotonic time to measure with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +172,13 @@ pub enum What {
         reason: DropReason,
         /// How many.
         count: u64,
+    },
+    /// Something at a hub's gateway or NAT.
+    Router {
+        /// Hub as configured.
+        hub: Arc<str>,
+        /// What.
+        event: Box<RouterEvent>,
     },
     /// A configuration took effect.
     ConfigChanged {

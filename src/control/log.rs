@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
+use super::router_log::{RouterWords, is_warning};
 use crate::event::{Event, Traffic, What};
 
 /// Hands events to the log thread. Clone freely.
@@ -69,6 +70,7 @@ fn emit(event: &Event) {
     let line = Line(event);
     match event.what {
         What::DropSample { .. } => tracing::debug!(target: TARGET, "{line}"),
+        What::Router { ref event, .. } if is_warning(event) => tracing::warn!(target: TARGET, "{line}"),
         What::LoginRefused { .. } => tracing::warn!(target: TARGET, "{line}"),
         _ => tracing::info!(target: TARGET, "{line}"),
     }
@@ -115,6 +117,7 @@ impl fmt::Display for Line<'_> {
             What::DropSample { worker, reason, count } => {
                 write!(f, "frames dropped worker={worker} reason={} count={count}", reason.label())
             }
+            What::Router { hub, event } => write!(f, "{} hub={}", RouterWords(event), Escaped(hub)),
             What::ConfigChanged { epoch, source } => {
                 write!(f, "configuration changed epoch={epoch} source={}", Escaped(source))
             }

@@ -15,6 +15,7 @@ pub mod sessions;
 pub mod workers;
 
 pub mod reports;
+pub mod router_log;
 
 pub mod dns;
 

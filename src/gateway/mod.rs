@@ -121,7 +121,7 @@ pub enum Handled {
 }
 
 /// Something worth telling.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GatewayEvent {
     /// ARP from `origin` said that `mac` has `address`, which is the gateway's (`holder` is `None`) or somebody's by lease.
     AddressClaimed {

@@ -6,12 +6,15 @@ use std::os::fd::BorrowedFd;
 
 use super::mem::MemLane;
 use super::merge::TxBurst;
+use super::packet::PacketLane;
 use super::{LaneIo, Link, SendFault};
 use crate::wire::offload::Offload;
 
 /// Any back end.
 #[derive(Debug)]
 pub enum AnyLaneIo {
+    /// Packet sockets.
+    Packet(PacketLane),
     /// Memory, for tests.
     Mem(MemLane),
 }
@@ -19,6 +22,7 @@ pub enum AnyLaneIo {
 macro_rules! each {
     ($self:ident, $io:ident => $call:expr) => {
         match $self {
+            Self::Packet($io) => $call,
             Self::Mem($io) => $call,
         }
     };

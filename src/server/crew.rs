@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::unbounded;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::routers::{Making, Reach, Routers};
 use super::{ServerError, while_doing};
 use crate::config::{Config, Hub};
 use crate::control::state::secrets;
@@ -35,7 +36,12 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    pub(super) fn start(config: &Config, features: &KernelFeatures, descriptors: u64) -> Result<Self, ServerError> {
+    pub(super) fn start(
+        making: &Making<'_>,
+        features: &KernelFeatures,
+        descriptors: u64,
+    ) -> Result<(Self, Routers), ServerError> {
+        let config = making.config;
         let cpus = match &config.server.workers {
             Some(cpus) => cpus.clone(),
             None => CpuList::available().map_err(while_doing("ask for the processors"))?,
@@ -48,8 +54,10 @@ impl Crew {
         let settings = worker_settings(cpus.len(), descriptors, config.server.gather);
         let mut handles = Vec::new();
         let mut threads = Vec::new();
-        for (index, mailbox) in mesh(cpus.len(), MAILBOX_BYTES).into_iter().enumerate() {
-            let (sender, commands) = unbounded();
+        let (senders, commands): (Vec<_>, Vec<_>) = cpus.iter().map(|_| unbounded()).unzip();
+        let reach = Reach { commands: senders.iter().cloned().collect(), wakers: Arc::clone(&wakers) };
+        let (routers, mut router_seeds) = making.make(&reach, cpus.len())?;
+        for (index, (mailbox, commands)) in mesh(cpus.len(), MAILBOX_BYTES).into_iter().zip(commands).enumerate() {
             let counters = Arc::new(Counters::default());
             let load = Load::default();
             let ties = Ties::<OwnedFd> {
@@ -57,7 +65,7 @@ impl Crew {
                 mailbox,
                 wakers: Arc::clone(&wakers),
                 hubs: Arc::clone(&hubs),
-                routers: Vec::new(),
+                routers: std::mem::take(&mut router_seeds[index]),
                 commands,
                 reports: report_sink(&report),
                 counters: Arc::clone(&counters),
@@ -79,11 +87,13 @@ impl Crew {
                 back_end.name(),
                 counters,
                 load,
-                sender,
+                senders[index].clone(),
                 wakers[index].clone(),
             ));
         }
-        Ok(Self { handles: handles.into(), hubs, threads: Mutex::new(threads), reports: Mutex::new(Some(reports)) })
+        let crew =
+            Self { handles: handles.into(), hubs, threads: Mutex::new(threads), reports: Mutex::new(Some(reports)) };
+        Ok((crew, routers))
     }
 
     pub(super) fn take_reports(&self) -> Option<UnboundedReceiver<Report>> {

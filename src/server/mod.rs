@@ -9,6 +9,7 @@
 
 mod crew;
 pub mod reload;
+mod routers;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -42,6 +43,7 @@ use crate::sys::limits::{forbid_core_dumps, raise_open_files};
 use crate::worker::seeds::Command;
 use crew::Crew;
 use reload::Origin;
+use routers::{Making, Routers};
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -61,6 +63,14 @@ pub enum ServerError {
     /// A certificate that rustls refuses.
     #[error("certificate: {0}")]
     Tls(#[from] rustls::Error),
+    /// A gateway, NAT or lane.
+    #[error("hub {hub}: {why}")]
+    Router {
+        /// Of which hub.
+        hub: String,
+        /// What is wrong, and a hint.
+        why: String,
+    },
     /// Something the system refused.
     #[error("{doing}: {source}{}", hint_for(.source))]
     System {
@@ -117,7 +127,8 @@ pub fn run(config: Config, origin: Origin, paths: &Paths) -> Result<(), ServerEr
     let features = KernelFeatures::probe(config.server.kernel_features);
     tracing::info!("kernel: {features}; {descriptors} descriptors");
     let (events, log_thread) = log::start(log::ROOM).map_err(while_doing("start the log thread"))?;
-    let crew = Crew::start(&config, &features, descriptors)?;
+    let making = Making { config: &config, state: state.path(), accounts: &prepared.accounts, events: &events };
+    let (crew, routers) = Crew::start(&making, &features, descriptors)?;
     let runtime = control_runtime(&config)?;
     let (stop, stopping) = watch::channel(false);
     let front = Arc::new(Front {
@@ -133,7 +144,7 @@ pub fn run(config: Config, origin: Origin, paths: &Paths) -> Result<(), ServerEr
         stopping,
     });
     let server = Server { front, crew, prepared, features, origin, stop };
-    let outcome = runtime.block_on(server.serve(paths, listeners));
+    let outcome = runtime.block_on(server.serve(paths, listeners, routers));
     // Logins in progress are dropped with the runtime; their sockets are reset.
     runtime.shutdown_timeout(Duration::from_millis(200));
     let Server { front, crew, .. } = server;
@@ -156,7 +167,7 @@ struct Server {
 }
 
 impl Server {
-    async fn serve(&self, paths: &Paths, listeners: Vec<TcpListener>) -> Result<(), ServerError> {
+    async fn serve(&self, paths: &Paths, listeners: Vec<TcpListener>, mut routers: Routers) -> Result<(), ServerError> {
         let mut signals = Signals::new().map_err(while_doing("wait for signals"))?;
         let admin = AdminSocket::bind(&paths.control_socket).map_err(while_doing("open the control socket"))?;
         let server = &self.front.config.load().config.server;
@@ -165,6 +176,7 @@ impl Server {
         if let Some(reports) = self.crew.take_reports() {
             tasks.spawn(reports::run(reports, Arc::clone(&self.front)));
         }
+        routers.serve(&mut tasks);
         let operator = Operator {
             front: Arc::clone(&self.front),
             gate: Arc::clone(&gate),

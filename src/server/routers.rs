@@ -15,7 +15,7 @@ use crossbeam::channel::Sender;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-use super::{ServerError, while_doing};
+use super::ServerError;
 use crate::config::gateway::{self as wanted, Filtering as WantedFiltering, Holder, NatLog};
 use crate::config::{Config, Hub};
 use crate::control::dns::{self, UpstreamSettings, Upstreams};
@@ -82,15 +82,13 @@ pub(super) struct Making<'a> {
     pub(super) state: &'a Path,
     pub(super) accounts: &'a AccountStore,
     pub(super) events: &'a EventSender,
-    pub(super) reach: Reach,
-    pub(super) workers: usize,
 }
 
 impl Making<'_> {
     /// Makes every gateway; also the seeds for each worker.
-    pub(super) fn make(&self) -> Result<(Routers, Vec<Vec<RouterSeed>>), ServerError> {
-        let mut seeds: Vec<Vec<RouterSeed>> = (0..self.workers).map(|_| Vec::new()).collect();
-        let mut routers = Routers { reach: self.reach.clone(), plans: Vec::new(), upstreams: Vec::new() };
+    pub(super) fn make(&self, reach: &Reach, workers: usize) -> Result<(Routers, Vec<Vec<RouterSeed>>), ServerError> {
+        let mut seeds: Vec<Vec<RouterSeed>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut routers = Routers { reach: reach.clone(), plans: Vec::new(), upstreams: Vec::new() };
         for (hub, id) in self.config.hubs.iter().zip(0..) {
             let Some(gateway) = &hub.gateway else { continue };
             self.make_one(hub, HubId(id), gateway, &mut routers, &mut seeds)?;
@@ -106,13 +104,14 @@ impl Making<'_> {
         routers: &mut Routers,
         seeds: &mut [Vec<RouterSeed>],
     ) -> Result<(), ServerError> {
-        let owner = routers.plans.len() % self.workers;
-        let slot = u32::try_from(routers.plans.len() / self.workers).unwrap_or(u32::MAX);
+        let workers = seeds.len();
+        let owner = routers.plans.len() % workers;
+        let slot = u32::try_from(routers.plans.len() / workers).unwrap_or(u32::MAX);
         let worker = u8::try_from(owner).expect("fewer than 64 workers");
         let bindings = Arc::new(Bindings::new(gateway.network(), gateway.network_addresses()));
         let uplink = hub.nat.as_ref().map(|nat| Uplink::of(hub, nat)).transpose()?;
         let nat_plan = match (&hub.nat, &uplink) {
-            (Some(nat), Some(uplink)) => Some(Arc::new(plan_nat(hub, gateway, nat, uplink, self.workers)?)),
+            (Some(nat), Some(uplink)) => Some(Arc::new(plan_nat(hub, gateway, nat, uplink, workers)?)),
             _ => None,
         };
         let plan = Arc::new(RouterPlan {
@@ -125,11 +124,11 @@ impl Making<'_> {
             nat: nat_plan,
         });
         let lanes = match (&hub.nat, uplink) {
-            (Some(nat), Some(uplink)) => self.open_lanes(hub, nat, uplink, &plan)?,
-            _ => (0..self.workers).map(|_| None).collect(),
+            (Some(nat), Some(uplink)) => open_lanes(hub, nat, &uplink, &plan, workers)?,
+            _ => (0..workers).map(|_| None).collect(),
         };
         let (ask, questions) = unbounded_channel();
-        let mut host = Some(self.make_host(hub, gateway, &plan, ask)?);
+        let mut host = Some(self.make_host(hub, gateway, &plan, &routers.reach, ask)?);
         for (worker, lane) in lanes.into_iter().enumerate() {
             let nat = plan.nat.as_ref().map(|nat| Nat::new(Arc::clone(nat), worker, random(), monotonic()));
             seeds[worker].push(RouterSeed {
@@ -150,6 +149,7 @@ impl Making<'_> {
         hub: &Hub,
         gateway: &wanted::Gateway,
         plan: &RouterPlan,
+        reach: &Reach,
         ask: UnboundedSender<DnsQuestion>,
     ) -> Result<HostSeed, ServerError> {
         let settings = self.gateway_settings(hub, gateway, plan);
@@ -165,7 +165,7 @@ impl Making<'_> {
             tracing::info!(hub = %hub.name, leases = restored.leases, "leases restored");
             dhcp.compact(&mut 0, u32::MAX, |line| content.extend_from_slice(line));
         }
-        let holder = Holding { reach: self.reach.clone(), hub: plan.hub, owner: plan.owner() };
+        let holder = Holding { reach: reach.clone(), hub: plan.hub, owner: plan.owner() };
         let (journal, _) = leases::start(&path, &content, Box::new(holder))?;
         // The receiver lives as long as the server.
         let ask = Box::new(move |question| drop(ask.send(question)));
@@ -229,42 +229,6 @@ impl Making<'_> {
             events.send(Event { at: Stamp { wall_ns: wall_ns(), tick: at }, what });
         })
     }
-
-    fn open_lanes(
-        &self,
-        hub: &Hub,
-        nat: &wanted::Nat,
-        uplink: Uplink,
-        plan: &RouterPlan,
-    ) -> Result<Vec<Option<Lane<AnyLaneIo>>>, ServerError> {
-        let Some(nat_plan) = &plan.nat else { return Ok(Vec::new()) };
-        let statics = nat_plan.statics().iter().map(|fixed| StaticPort {
-            protocol: fixed.proto.number(),
-            address: *fixed.external.ip(),
-            port: fixed.external.port(),
-            worker: nat_plan.owner_of_external(fixed.proto, *fixed.external.ip(), fixed.external.port()),
-        });
-        let filter = LaneFilter {
-            addresses: nat_plan.addresses().collect(),
-            dedicated: !nat.addresses.is_empty(),
-            slices: nat_plan.slices().iter().map(|slice| slice.first..=slice.last).collect(),
-            statics: statics.collect(),
-        };
-        let opened = packet::open(PacketSettings {
-            device: nat.device.clone(),
-            filter,
-            workers: self.workers,
-            receive_bytes: RECEIVE_BYTES,
-            qdisc_bypass: false,
-        });
-        let lanes = opened.map_err(|error| ServerError::Router { hub: hub.name.clone(), why: error.to_string() })?;
-        let shared = Arc::new(Shared::new(&uplink.settings));
-        let lane = |(worker, io)| {
-            let settings = uplink.settings.clone();
-            Some(Lane::new(AnyLaneIo::Packet(io), settings, Arc::clone(&shared), worker, random(), monotonic()))
-        };
-        Ok(lanes.into_iter().enumerate().map(lane).collect())
-    }
 }
 
 /// The network behind a device.
@@ -276,7 +240,8 @@ struct Uplink {
 impl Uplink {
     fn of(hub: &Hub, nat: &wanted::Nat) -> Result<Self, ServerError> {
         let refused = |why: String| ServerError::Router { hub: hub.name.clone(), why };
-        let no_device = |error| refused(format!("device {:?}: {error}\n  hint: `ip link` lists those there are", nat.device));
+        let no_device =
+            |error| refused(format!("device {:?}: {error}\n  hint: `ip link` lists those there are", nat.device));
         let Addressing { addresses: of_device, next_hop } = netdev::addressing(&nat.device).map_err(no_device)?;
         let device = netdev::Devices::new().and_then(|devices| devices.find(&nat.device)).map_err(no_device)?;
         let hosts = of_device.first().copied();
@@ -286,12 +251,16 @@ impl Uplink {
             (true, Some((address, _))) => vec![address],
             (true, None) => {
                 let why = format!("device {:?} has no IPv4 address to share", nat.device);
-                return Err(refused(format!("{why}\n  hint: give it one, or give the NAT its own: addresses = [\"…\"]")));
+                return Err(refused(format!(
+                    "{why}\n  hint: give it one, or give the NAT its own: addresses = [\"…\"]"
+                )));
             }
         };
         if let Some((taken, _)) = of_device.iter().find(|(address, _)| nat.addresses.contains(address)) {
             let why = format!("{taken} is an address of the host");
-            return Err(refused(format!("{why}\n  hint: leave addresses away to share it, or name one the host does not have")));
+            return Err(refused(format!(
+                "{why}\n  hint: leave addresses away to share it, or name one the host does not have"
+            )));
         }
         let next_hop = nat.next_hop.or(next_hop);
         if next_hop.is_none() {
@@ -309,6 +278,42 @@ impl Uplink {
         let mtu = nat.mtu.unwrap_or_else(|| u16::try_from(device.mtu.clamp(576, 1500)).expect("in range"));
         Ok(Self { settings, mtu })
     }
+}
+
+fn open_lanes(
+    hub: &Hub,
+    nat: &wanted::Nat,
+    uplink: &Uplink,
+    plan: &RouterPlan,
+    workers: usize,
+) -> Result<Vec<Option<Lane<AnyLaneIo>>>, ServerError> {
+    let Some(nat_plan) = &plan.nat else { return Ok((0..workers).map(|_| None).collect()) };
+    let statics = nat_plan.statics().iter().map(|fixed| StaticPort {
+        protocol: fixed.proto.number(),
+        address: *fixed.external.ip(),
+        port: fixed.external.port(),
+        worker: nat_plan.owner_of_external(fixed.proto, *fixed.external.ip(), fixed.external.port()),
+    });
+    let filter = LaneFilter {
+        addresses: nat_plan.addresses().collect(),
+        dedicated: !nat.addresses.is_empty(),
+        slices: nat_plan.slices().iter().map(|slice| slice.first..=slice.last).collect(),
+        statics: statics.collect(),
+    };
+    let opened = packet::open(PacketSettings {
+        device: nat.device.clone(),
+        filter,
+        workers,
+        receive_bytes: RECEIVE_BYTES,
+        qdisc_bypass: false,
+    });
+    let lanes = opened.map_err(|error| ServerError::Router { hub: hub.name.clone(), why: error.to_string() })?;
+    let shared = Arc::new(Shared::new(&uplink.settings));
+    let lane = |(worker, io)| {
+        let settings = uplink.settings.clone();
+        Some(Lane::new(AnyLaneIo::Packet(io), settings, Arc::clone(&shared), worker, random(), monotonic()))
+    };
+    Ok(lanes.into_iter().enumerate().map(lane).collect())
 }
 
 fn plan_nat(
@@ -368,7 +373,10 @@ fn upstream_settings(gateway: &wanted::Gateway) -> UpstreamSettings {
 /// A card of our own making, the same after every start: members remember it. Locally administered, "hl" first.
 fn card_of(hub: &str) -> Mac {
     // FNV-1a: names differ, nobody is deceived by two that do not.
-    let hash = hub.to_ascii_uppercase().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = hub
+        .to_ascii_uppercase()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let [_, a, b, c] = hash.to_be_bytes();
     Mac([0x02, b'h', b'l', a, b, c])
 }

@@ -119,6 +119,18 @@ pub fn addressing(name: &str) -> io::Result<Addressing> {
     Ok(Addressing { addresses, next_hop })
 }
 
+/// Every IPv4 address of this host.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn host_addresses() -> io::Result<Vec<Ipv4Addr>> {
+    let mut addresses: Vec<Ipv4Addr> =
+        getifaddrs()?.filter_map(|entry| Some(entry.address?.as_sockaddr_in()?.ip())).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
 /// Finds the default route of `device` with the smallest metric in the text of `/proc/net/route`.
 fn default_route(routes: &str, device: &str) -> Option<Ipv4Addr> {
     let candidates = routes.lines().skip(1).filter_map(|line| {

@@ -39,7 +39,7 @@ use plan::RouterPlan;
 use translate::{LaneSide, Packets};
 
 /// What happened, for the log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouterEvent {
     /// At the gateway.
     Gateway(crate::gateway::GatewayEvent),
