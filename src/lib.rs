@@ -14,6 +14,8 @@ pub mod hub;
 
 pub mod gateway;
 
+pub mod nat;
+
 pub mod wire;
 
 pub mod client;
