@@ -138,5 +138,43 @@ reasons! {
         DhcpPoolEmpty = "dhcp_pool_empty",
         /// The client changes its lease, or declines addresses, more often than makes sense.
         DhcpRate = "dhcp_rate",
+        /// NAT: IP header that lies about length or checksum or has a source route, or a payload shorter than its header.
+        NatMalformed = "nat_malformed",
+        /// NAT: protocol other than TCP, UDP and ICMP.
+        NatProtocol = "nat_protocol",
+        /// NAT: source address that was not leased to the sender.
+        NatSource = "nat_source",
+        /// NAT: ICMP type that is not translated.
+        NatIcmpType = "nat_icmp_type",
+        /// NAT: ICMP error with a bad checksum, or about a packet of no flow.
+        NatIcmpError = "nat_icmp_error",
+        /// NAT: time to live used up.
+        NatTtl = "nat_ttl",
+        /// NAT: longer than the next link carries, and not to be fragmented.
+        NatTooBig = "nat_too_big",
+        /// NAT: destination that the egress policy closes.
+        NatPolicy = "nat_policy",
+        /// NAT: the member has as many mappings as he may.
+        NatPortLimit = "nat_port_limit",
+        /// NAT: the member has as many flows as he may.
+        NatFlowLimit = "nat_flow_limit",
+        /// NAT: the member began more flows in a second than he may.
+        NatFlowRate = "nat_flow_rate",
+        /// NAT: the member began flows to more destinations in a minute than he may.
+        NatScan = "nat_scan",
+        /// NAT: no external port is left for this flow.
+        NatExhausted = "nat_exhausted",
+        /// NAT: the tables of the worker are full.
+        NatTableFull = "nat_table_full",
+        /// NAT: from outside to a port that has no mapping.
+        NatNoMapping = "nat_no_mapping",
+        /// NAT: from outside, from somebody the mapping has not sent to.
+        NatFiltered = "nat_filtered",
+        /// NAT: TCP segment of no known connection that does not open one.
+        NatNoFlow = "nat_no_flow",
+        /// NAT: fragment that overlaps others, is too small, or comes too late for them.
+        NatFragment = "nat_fragment",
+        /// NAT: no room for another fragment.
+        NatFragmentLimit = "nat_fragment_limit",
     }
 }

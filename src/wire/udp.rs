@@ -10,6 +10,8 @@ use super::ipv4;
 pub const PROTOCOL: u8 = 17;
 /// Length of the header.
 pub const HEADER_BYTES: usize = 8;
+/// Where the checksum stands; 0 there means none.
+pub const CHECKSUM_AT: usize = 6;
 
 /// Source and destination port, also of TCP and SCTP, which have them in the same place; `None` if
 /// `segment` ends before.

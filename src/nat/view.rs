@@ -1,0 +1,209 @@
+//! For the operator: what there is, how much, and why a packet goes where it goes.
+#![forbid(unsafe_code)]
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::events::{PortBlock, Translation};
+use super::flows::Flow;
+use super::mappings::{self, Mapping};
+use super::plan::{PortUse, Proto};
+use super::table::NONE;
+use super::tcp::{self, State};
+use super::{Insider, Nat};
+use crate::ids::MemberId;
+use crate::tick::Tick;
+
+/// Counters since the start, and what there is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatStats {
+    /// Packets from members that were translated; super-packets count once.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Packets to members that were translated.
+    pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Packets from members to members by way of an external address, of `packets_out`.
+    pub hairpins: u64,
+    /// ICMP messages of our own.
+    pub icmp_sent: u64,
+    /// Mappings that began.
+    pub mappings_begun: u64,
+    /// Flows that began.
+    pub flows_begun: u64,
+    /// Of these, TCP that shares its external port.
+    pub overlaps_begun: u64,
+    /// Inside addresses in use.
+    pub hosts: u64,
+    /// Mappings there are.
+    pub mappings: u64,
+    /// Flows there are.
+    pub flows: u64,
+    /// Blocks that are in use or rest.
+    pub blocks_used: u64,
+    /// Blocks there are.
+    pub blocks: u64,
+    /// Incomplete datagrams.
+    pub datagrams: u64,
+    /// Memory of the tables.
+    pub table_bytes: u64,
+}
+
+impl NatStats {
+    #[inline]
+    pub(super) fn outbound(&mut self, bytes: usize) {
+        self.packets_out += 1;
+        self.bytes_out += bytes as u64;
+    }
+
+    #[inline]
+    pub(super) fn inbound(&mut self, bytes: usize) {
+        self.packets_in += 1;
+        self.bytes_in += bytes as u64;
+    }
+}
+
+/// Which lines of a list are wanted; all conditions together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatFilter {
+    /// Of that member.
+    pub member: Option<MemberId>,
+    /// Of that inside address.
+    pub inside: Option<Ipv4Addr>,
+    /// Of that external address.
+    pub external: Option<Ipv4Addr>,
+    /// Of that external port.
+    pub external_port: Option<u16>,
+    /// Of that protocol.
+    pub proto: Option<Proto>,
+    /// Towards that address.
+    pub remote: Option<Ipv4Addr>,
+}
+
+/// A line: a flow, or a mapping that has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappingView {
+    /// Inside and external address and port.
+    pub translation: Translation,
+    /// The other end; `None`: nobody yet.
+    pub remote: Option<SocketAddrV4>,
+    /// Whose; `None`: a static mapping whose member was not seen.
+    pub insider: Option<Insider>,
+    /// State; `None` without a flow.
+    pub state: Option<State>,
+    /// Seconds until it ends if nothing happens; `None`: lasts.
+    pub expires_secs: Option<u64>,
+    /// Whether the mapping is from the configuration.
+    pub is_static: bool,
+    /// Whether it was asked for by PCP.
+    pub is_pcp: bool,
+    /// Whether the external port is shared with others.
+    pub is_shared: bool,
+}
+
+/// What is known about an external address and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The worker that holds its state.
+    pub owner: usize,
+    /// What the port is for.
+    pub port_use: PortUse,
+    /// The block it lies in and who has that, if anybody.
+    pub block: Option<(PortBlock, Insider)>,
+    /// Mapping and flows, at most 64.
+    pub mappings: Vec<MappingView>,
+}
+
+impl Nat {
+    /// Counters and gauges.
+    pub fn stats(&self) -> NatStats {
+        let (free, blocks) = self.ports.blocks();
+        let tables = [self.flows.bytes(), self.mappings.bytes()];
+        NatStats {
+            hosts: self.hosts.slab.len() as u64,
+            mappings: self.mappings.slab.len() as u64,
+            flows: self.flows.slab.len() as u64,
+            blocks_used: (blocks - free) as u64,
+            blocks: blocks as u64,
+            datagrams: self.fragments.len() as u64,
+            table_bytes: tables.iter().sum::<usize>() as u64,
+            ..self.stats
+        }
+    }
+
+    /// At most `max` lines that `filter` asks for.
+    pub fn list(&self, filter: &NatFilter, max: usize, now: Tick) -> Vec<MappingView> {
+        let flows = (0..self.flows.slab.end())
+            .map(|n| &self.flows.slab[n])
+            .filter(|flow| !flow.outside.is_unspecified() && flow.state != State::Resting)
+            .map(|flow| self.view_flow(flow, now));
+        let mappings = (0..self.mappings.slab.end())
+            .map(|n| (n, &self.mappings.slab[n]))
+            .filter(|(_, mapping)| !mapping.outside.is_unspecified() && mapping.flows == NONE)
+            .map(|(n, mapping)| self.view_mapping(n, mapping, now));
+        flows.chain(mappings).filter(|view| filter.wants(view)).take(max).collect()
+    }
+
+    fn view_flow(&self, flow: &Flow, now: Tick) -> MappingView {
+        let due = flow.last.saturating_add(self.lifetimes.of(flow.state));
+        let flags = if flow.mapping == NONE { 0 } else { self.mappings.slab[flow.mapping].flags };
+        MappingView {
+            translation: flow.translation(),
+            remote: Some(flow.remote_end()),
+            insider: (flow.host != NONE).then(|| self.hosts.slab[flow.host].insider),
+            state: Some(flow.state),
+            expires_secs: Some(tcp::from_coarse(due).since(now).as_secs()),
+            is_static: flags & mappings::STATIC != 0,
+            is_pcp: flags & mappings::PCP != 0,
+            is_shared: flow.mapping == NONE,
+        }
+    }
+
+    fn view_mapping(&self, number: u32, mapping: &Mapping, now: Tick) -> MappingView {
+        MappingView {
+            translation: mapping.translation(),
+            remote: None,
+            insider: (mapping.host != NONE).then(|| self.hosts.slab[mapping.host].insider),
+            state: None,
+            expires_secs: self.pcp.until(number).map(|until| until.since(now).as_secs()),
+            is_static: mapping.flags & mappings::STATIC != 0,
+            is_pcp: mapping.flags & mappings::PCP != 0,
+            is_shared: false,
+        }
+    }
+
+    /// Who stands behind an external address and port; `None`: the address is not ours. Only its owner knows all.
+    pub fn explain(&self, proto: Proto, external: SocketAddrV4, now: Tick) -> Option<Explanation> {
+        let (address, port) = (*external.ip(), external.port());
+        let area = self.plan.area_of(address)?;
+        let filter = NatFilter {
+            external: Some(address),
+            external_port: Some(port),
+            proto: Some(proto),
+            ..NatFilter::default()
+        };
+        let block = self.ports.holder(area, port).map(|(block, host)| {
+            let (address, first, ports) = self.ports.extent(block);
+            (PortBlock { address, first, ports }, self.hosts.slab[host].insider)
+        });
+        let port_use = self.plan.use_of(address, port);
+        let owner = self.plan.owner_of_external(proto, address, port);
+        Some(Explanation { owner, port_use, block, mappings: self.list(&filter, EXPLAINED_MAX, now) })
+    }
+}
+
+impl NatFilter {
+    fn wants(&self, view: &MappingView) -> bool {
+        let Translation { proto, inside, external } = view.translation;
+        self.member.is_none_or(|member| view.insider.is_some_and(|insider| insider.member == member))
+            && self.inside.is_none_or(|address| *inside.ip() == address)
+            && self.external.is_none_or(|address| *external.ip() == address)
+            && self.external_port.is_none_or(|port| external.port() == port)
+            && self.proto.is_none_or(|wanted| proto == wanted)
+            && self.remote.is_none_or(|address| view.remote.is_some_and(|remote| *remote.ip() == address))
+    }
+}
+
+/// Lines of an explanation.
+pub(super) const EXPLAINED_MAX: usize = 64;
