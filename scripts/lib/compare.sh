@@ -11,6 +11,10 @@
 #   ours-anew      Hublane, started for one run, as is ours-many         5560
 #   ours-6.1       Hublane with masked kernel features, or ours-5.15     5561
 #   ours-two       Hublane, two workers                                  5562
+#   snat-user      SoftEther, SecureNAT in user mode                     5563
+#   snat-kernel    SoftEther, SecureNAT in kernel mode                   5564
+#   nft            SoftEther, hub bridged by a tap to nftables           5565
+#   ours-nat       Hublane with gateway and NAT                          5566
 #
 # Servers share CPU $CPU_SERVER; the script, the generator, and stock clients share CPU $CPU_LOAD.
 
@@ -39,6 +43,10 @@ on() {
     ours-6.1 | ours-5.15) SERVER_PORT=5561 ;;
     ours-two) SERVER_PORT=5562 ;;
     ours-anew | ours-many) SERVER_PORT=5560 ;;
+    snat-user) SERVER_PORT=5563 SERVER_KIND=stock ;;
+    snat-kernel) SERVER_PORT=5564 SERVER_KIND=stock ;;
+    nft) SERVER_PORT=5565 SERVER_KIND=stock ;;
+    ours-nat) SERVER_PORT=5566 ;;
     *) die "no system '$SERVER'" ;;
     esac
     # shellcheck disable=SC2034 # used by haproxy.sh
@@ -57,7 +65,7 @@ system_start() {
     shift
     mkdir -p "$RUN/$SERVER"
     case $SERVER in
-    stock) server_start tls=1.3 reattach=no && stock_unlimited ;;
+    stock | snat-* | nft) server_start tls=1.3 reattach=no && stock_unlimited ;;
     k) relay_start "$cpus" "$(addr_client 1):$(pipe_sink_port)" ;;
     haproxy) haproxy_start "$cpus" "$(addr_client 1):$(pipe_sink_port)" "$SUITE" ;;
     *) server_start tls=1.3 certificate=rsa "$@" ;;
