@@ -65,15 +65,15 @@ class Mirror(socketserver.BaseRequestHandler):
 
 
 class MirrorTcp(socketserver.BaseRequestHandler):
-    """TCP: the connection stays until the visitor ends it."""
+    """TCP: what else the visitor says goes back to him, until he ends."""
 
     def handle(self):
         print("mirror tcp", *self.client_address, flush=True)
         try:
             self.request.sendall(b"%s %d\n" % (self.client_address[0].encode(), self.client_address[1]))
             self.request.settimeout(60)
-            while self.request.recv(4096):
-                pass
+            while said := self.request.recv(4096):
+                self.request.sendall(said)
         except OSError:
             pass
 
