@@ -67,7 +67,7 @@ nat_addresses() {
     member_dhcp 1 udhcpc
     member_dhcp 2 dhclient
     detail "client 1: $(member_address 1) by udhcpc, client 2: $(member_address 2) by dhclient"
-    [ "$(member_address $RESERVED_USER)" = "$RESERVED_ADDRESS" ] || fail "user u$RESERVED_USER has not got the address kept for him, $RESERVED_ADDRESS"
+    [ "$(member_address "$RESERVED_USER")" = "$RESERVED_ADDRESS" ] || fail "user u$RESERVED_USER has not got the address kept for him, $RESERVED_ADDRESS"
     [ "$(member_address 1)" != "$(member_address 2)" ] || fail 'both have the same address'
 }
 
@@ -196,12 +196,13 @@ nat_forbidden() {
 # The member's own kernel would keep a packet to 127.0.0.1, so it is written by hand.
 nat_loopback() {
     local address
+    in_client 1 ping -n -q -c 1 -W 2 "$INSIDE_GATEWAY" >/dev/null || fail 'the gateway does not answer' # its card is known then
     for address in 127.0.0.1 127.9.9.9 0.0.0.0 255.255.255.255 224.0.0.1; do
         refused_by_name "$address" syn_by_1 "$address" "$SERVER_PORT"
     done
 }
 # True only if somebody lets it in.
-syn_by_1() { ! in_client 1 python3 "$PROBE" syn "$NIC" "$1" "$2"; }
+syn_by_1() { ! in_client 1 python3 "$PROBE" syn "$NIC" "$INSIDE_GATEWAY" "$1" "$2"; }
 
 # The control socket is a Unix socket and has no port; what listens is the tunnel's own port.
 nat_host() {
@@ -237,20 +238,20 @@ nat_dhcp_client() {
 # A reservation by user: another card, another session, the same address, and at once.
 nat_reserved() {
     local t old new
-    old=$(in_client $RESERVED_USER cat "/sys/class/net/$NIC/address")
-    client_offline $RESERVED_USER
+    old=$(in_client "$RESERVED_USER" cat "/sys/class/net/$NIC/address")
+    client_offline "$RESERVED_USER"
     new=$(printf '02:%02x:%02x:%02x:%02x:%02x' $((RANDOM % 256)) $((RANDOM % 256)) $((RANDOM % 256)) $((RANDOM % 256)) $((RANDOM % 256)))
-    in_client $RESERVED_USER ip addr flush dev "$NIC"
-    in_client $RESERVED_USER ip link set "$NIC" down
-    in_client $RESERVED_USER ip link set "$NIC" address "$new"
-    in_client $RESERVED_USER ip link set "$NIC" up
-    client_connect $RESERVED_USER
-    client_await $RESERVED_USER
+    in_client "$RESERVED_USER" ip addr flush dev "$NIC"
+    in_client "$RESERVED_USER" ip link set "$NIC" down
+    in_client "$RESERVED_USER" ip link set "$NIC" address "$new"
+    in_client "$RESERVED_USER" ip link set "$NIC" up
+    client_connect "$RESERVED_USER"
+    client_await "$RESERVED_USER"
     t=$(now)
-    member_dhcp $RESERVED_USER udhcpc
-    detail "$old, then $new: $(member_address $RESERVED_USER) after $(since "$t") s"
-    [ "$(member_address $RESERVED_USER)" = "$RESERVED_ADDRESS" ] || fail "the address kept for u$RESERVED_USER is $RESERVED_ADDRESS"
-    in_client $RESERVED_USER ping -n -q -c 2 -W 2 "$INTERNET_HOST" >/dev/null || fail 'with it he does not reach the Internet'
+    member_dhcp "$RESERVED_USER" udhcpc
+    detail "$old, then $new: $(member_address "$RESERVED_USER") after $(since "$t") s"
+    [ "$(member_address "$RESERVED_USER")" = "$RESERVED_ADDRESS" ] || fail "the address kept for u$RESERVED_USER is $RESERVED_ADDRESS"
+    in_client "$RESERVED_USER" ping -n -q -c 2 -W 2 "$INTERNET_HOST" >/dev/null || fail 'with it he does not reach the Internet'
 }
 
 # ---- the end of the server ----------------------------------------------------------------------------

@@ -3,13 +3,15 @@
     natprobe.py resolve SERVER NAME [--tcp]           asks a DNS server for an A record
     natprobe.py listen MIRROR PORT FILE [--tcp]       waits behind the NAT: see `listen`
     natprobe.py call MIRROR PORT FILE TEXT [--tcp]    talks to who waits: see `call`
-    natprobe.py syn INTERFACE ADDRESS PORT            a SYN that the kernel itself would not send, and who answers
+    natprobe.py syn INTERFACE GATEWAY ADDRESS PORT    a SYN that the kernel itself would not send, and who answers
     natprobe.py hold MIRROR FILE                      keeps a TCP connection busy; the number of answers goes to FILE
 """
 
 import argparse
+import errno
 import pathlib
 import random
+import select
 import socket
 import struct
 import sys
@@ -102,9 +104,8 @@ def listen(args):
     sock = sockets[-1]
     sock.settimeout(PATIENCE)
     if args.tcp:
-        mark(f"{args.file}.open", "")
-        sock.connect(caller)
-        sock.sendall(sock.recv(2048))
+        visitor = opened(args, sock, caller)
+        visitor.sendall(visitor.recv(2048))
     else:
         sock.sendto(b"open", caller)
         mark(f"{args.file}.open", "")
@@ -114,6 +115,26 @@ def listen(args):
         print("heard from", *who, flush=True)
         sock.sendto(text, who)
     time.sleep(0.5)
+
+
+def opened(args, sock, caller):
+    """A TCP connection from `caller`: his SYN meets ours (simultaneous open), or finds a listener if ours was refused."""
+    waiting = bound(socket.SOCK_STREAM, args.port)
+    waiting.listen()
+    sock.setblocking(False)
+    refused = sock.connect_ex(caller) not in (0, errno.EINPROGRESS)
+    mark(f"{args.file}.open", "")
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        came, ready, _ = select.select([waiting], [] if refused else [sock], [], 1)
+        if came:
+            return waiting.accept()[0]
+        if ready:
+            refused = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+            if not refused:
+                sock.settimeout(PATIENCE)
+                return sock
+    sys.exit("nobody came")
 
 
 def call(args):
@@ -153,7 +174,7 @@ def total(words):
 
 def syn(args):
     """From the interface's address to the gateway's card. Prints `nothing`, or what came back within two seconds."""
-    own, gateway = addresses(args.interface)
+    own, gateway = addresses(args.interface, args.gateway)
     source, target = socket.inet_aton(own), socket.inet_aton(args.address)
     port = random.randrange(20000, 60000)
     tcp = struct.pack("!HHIIBBHHH", port, args.port, 1, 0, 5 << 4, 2, 65535, 0, 0)
@@ -184,7 +205,7 @@ def syn(args):
     return 0
 
 
-def addresses(interface):
+def addresses(interface, router):
     """The interface's IPv4 address, and the card of the gateway behind it, from the kernel's tables."""
     import fcntl
 
@@ -193,9 +214,9 @@ def addresses(interface):
         own = socket.inet_ntoa(fcntl.ioctl(sock, 0x8915, asked)[20:24])  # SIOCGIFADDR
     for line in pathlib.Path("/proc/net/arp").read_text(encoding="ascii").splitlines()[1:]:
         words = line.split()
-        if words[5] == interface and words[0].endswith(".0.1") and words[3] != "00:00:00:00:00:00":
+        if (words[5], words[0]) == (interface, router) and words[3] != "00:00:00:00:00:00":
             return own, bytes.fromhex(words[3].replace(":", ""))
-    sys.exit(f"no gateway is known behind {interface}")
+    sys.exit(f"{router} is not known behind {interface}")
 
 
 # ---- a connection that must last ----------------------------------------------------------------------
@@ -229,8 +250,8 @@ def main():
             a.add_argument("text")
         a.add_argument("--tcp", action="store_true")
     a = modes.add_parser("syn")
-    a.add_argument("interface")
-    a.add_argument("address")
+    for name in ("interface", "gateway", "address"):
+        a.add_argument(name)
     a.add_argument("port", type=int)
     a = modes.add_parser("hold")
     a.add_argument("mirror")
