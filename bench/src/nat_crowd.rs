@@ -108,7 +108,7 @@ impl Crowd {
             out: VecDeque::new(),
             again: VecDeque::new(),
             counts: Counts::default(),
-            lease_us: Histogram::new(3).expect("3 digits"),
+            lease_us: Histogram::new_with_bounds(1, 600_000_000, 3).expect("bounds in order"),
             last_lease: Tick(0),
         }
     }

@@ -10,12 +10,16 @@
 #   nft           stock server, hub bridged by a tap to the kernel, which forwards and masquerades
 #   ours-nat      Hublane, gateway and NAT
 #
+# --quick: one short round with a tenth of the members.
+#
 # What a stream costs is the CPU time of the server's process. Where the kernel does the NAT, most of that work is not
 # in the process: beside it stands the busy time of the whole machine, load included, which is the same for all.
 
 NAT_PHASES=('nat-up nat-down nat-down-4 nat-ping' 'nat-idle nat-boot nat-connections nat-dhcp')
 NAT_SYSTEMS='snat-user snat-kernel nft ours-nat'
 NAT_ASKED=()
+NAT_MEMBERS=5000
+NAT_FLOWS=100
 # System by client.
 declare -A CLIENT_OF=([snat-user]=1 [snat-kernel]=2 [nft]=3 [ours-nat]=4)
 
@@ -34,7 +38,8 @@ compare_nat() {
     : >"$LINES_FILE"
     QUIET=$(python3 "$COMPARE_PY" idle --seconds 1)
     nat_systems_start
-    IDLE=$(python3 "$COMPARE_PY" idle --seconds "$EACH" "${PIDS[@]}")
+    IDLE='none is running'
+    [ ${#PIDS[@]} = 0 ] || IDLE=$(python3 "$COMPARE_PY" idle --seconds "$EACH" "${PIDS[@]}")
     note "idle: $IDLE"
     local phase
     for phase in "${NAT_PHASES[@]}"; do
@@ -49,7 +54,7 @@ nat_arguments() {
     ROUNDS=5 EACH=5
     while [ $# -gt 0 ]; do
         case $1 in
-        --quick) QUICK=yes ROUNDS=1 EACH=2 ;;
+        --quick) QUICK=yes ROUNDS=1 EACH=2 NAT_MEMBERS=500 NAT_FLOWS=20 ;;
         --rounds) ROUNDS=$2 && shift ;;
         --figure) ASKED+=("$2") && shift ;;
         --system) NAT_ASKED+=("$2") && shift ;;
@@ -146,6 +151,68 @@ nat_stream() {
 nat_ping() {
     measure "$1" python3 "$COMPARE_PY" echoes --server-pid "$(system_pid)" \
         --netns "$(ns_client "${CLIENT_OF[$SERVER]}")" --to "$INTERNET_HOST" --seconds "$EACH"
+}
+
+# ---- ours alone, a server of its own for each run -----------------------------------------------------
+
+# nat_anew CMD...: CMD with a server of ours that has seen nobody yet, and goes afterwards.
+nat_anew() {
+    # shellcheck disable=SC2034 # used by nat_server_config
+    local WAN_NAT=$WAN_NAT_ANEW LABEL=ours-nat
+    on ours-nat-anew nat_users
+    on ours-nat-anew system_start "$CPU_SERVER" "workers=$CPU_SERVER" "state=crowd"
+    on ours-nat-anew "$@"
+    on ours-nat-anew server_stop TERM
+    rm -rf "${RUN:?}/ours-nat-anew"
+}
+
+# A state with u1 to u4, and m1, m2 ... for the generator: NATs and DHCP servers know members by their users.
+nat_users() {
+    local dir=$RUN/$SERVER n
+    if [ ! -e "$RUN/crowd.json" ]; then
+        mkdir -m 700 -p "$RUN/crowd"
+        for n in 1 2 3 4; do
+            printf 'secret-%s\n' "$n" | "$HUBLANE" user add "u$n" --state "$RUN/crowd" --password-stdin >/dev/null
+        done
+        python3 "$COMPARE_PY" users --file "$RUN/crowd/users.json" --password secret-1 --count "$NAT_MEMBERS"
+        mv "$RUN/crowd/users.json" "$RUN/crowd.json"
+    fi
+    mkdir -p "$dir"
+    mkdir -m 700 "$dir/crowd"
+    install -m 600 "$RUN/crowd.json" "$dir/crowd/users.json"
+}
+
+figure_nat_idle() { nat_anew measure_rest; }
+measure_rest() {
+    sleep 2
+    measure nat-idle python3 "$COMPARE_PY" rest --server-pid "$(system_pid)" --seconds $((2 * EACH))
+}
+
+# In 9 of the 10 seconds members begin, so that the last one has a second.
+figure_nat_boot() { LOAD_USER=m LIMIT=300 nat_anew bench nat-boot nat --members "$NAT_MEMBERS" --numbered-users --boot-seconds 9; }
+
+figure_nat_connections() {
+    # shellcheck disable=SC2034 # used by nat_server_config
+    local NAT_CROWD=yes
+    internet_echo
+    LOAD_USER=m LIMIT=500 nat_anew bench nat-connections nat --members "$NAT_MEMBERS" --numbered-users \
+        --boot-seconds 9 --flows "$NAT_FLOWS" --target "$ECHO_FIRST" --targets 100 --rate 20000
+    traffic_stop
+}
+
+# perfdhcp asks as a relay does, from a client's virtual NIC.
+figure_nat_dhcp() { nat_anew measure_dhcp; }
+measure_dhcp() {
+    local n=4 dir=$CACHE/kea
+    [ -x "$dir/usr/sbin/perfdhcp" ] || die 'perfdhcp is missing: scripts/setup --compare'
+    rm -f "$RUN/client$n/want"
+    clients_want "$n"
+    member_static "$n" "$RELAY_ADDRESS/16" "$INSIDE_GATEWAY"
+    measure nat-dhcp python3 "$COMPARE_PY" exchanges --server-pid "$(system_pid)" --period "$EACH" -- \
+        ip netns exec "$(ns_client "$n")" env "LD_LIBRARY_PATH=$dir/usr/lib/$(uname -m)-linux-gnu" KEA_LOCKFILE_DIR=none \
+        "$dir/usr/sbin/perfdhcp" -4 -r 2500 -R "$NAT_MEMBERS" -p "$EACH" -W 1000000 -l "$RELAY_ADDRESS" "$INSIDE_GATEWAY"
+    client_offline "$n"
+    rm -f "$RUN/client$n/want"
 }
 
 nat_report() {

@@ -11,15 +11,19 @@ NS_INTERNET=hl$$-i
 WAN=wan0
 WAN_HOST=203.0.113.2      # the server's own address on that wire
 WAN_NAT=203.0.113.10      # the NAT's
+WAN_NAT_ANEW=203.0.113.11 # that of a second server of ours at the same time
 WAN_ROUTER=203.0.113.1    # the Internet's end; DNS
 INTERNET_HOST=198.51.100.1 # what every name resolves to
 INTERNET_OTHERS='198.51.100.2 198.51.100.3 198.51.100.4'
+ECHO_FIRST=198.51.100.100 # hublane-bench echo, for this one and the 99 after it, which nobody has
 INSIDE_GATEWAY=100.64.0.1
 MIRROR_PORT=3478
 
 in_internet() { ip netns exec "$NS_INTERNET" "$@"; }
 
-# Our server for these tests. What its keys are called stands here and nowhere else in the scripts.
+# Our server for these tests. What its keys are called stands here and nowhere else in the scripts. The Internet here
+# has addresses for documentation, which members do not reach unless they are allowed to. With NAT_CROWD it is for
+# thousands on one address: small blocks of ports.
 nat_server_config() {
     cat <<-EOC
 		[[hub]]
@@ -32,17 +36,23 @@ nat_server_config() {
 		[hub.nat]
 		device = "$WAN"
 		addresses = ["$WAN_NAT"]
+		allow = ["198.51.100.0/24"]
+		${NAT_CROWD:+block_ports = 8}
 
 		[hub.dns]
 		upstream = ["$WAN_ROUTER"]
 
+		[hub.dhcp]
+		trusted_relays = ["$RELAY_ADDRESS"]
+
 		[[hub.dhcp.reservation]]
-		user = "u2"
-		address = "100.64.7.7"
+		user = "u$RESERVED_USER"
+		address = "$RESERVED_ADDRESS"
 	EOC
 }
 RESERVED_USER=2
 RESERVED_ADDRESS=100.64.7.7
+RELAY_ADDRESS=100.64.255.250
 
 # What scripts/lib/hublane.sh and scripts/lib/stock.sh ask for.
 hublane_config() { nat_server_config; }
@@ -74,6 +84,13 @@ internet_iperf() {
     within 5 internet_iperf_listens || fail 'iperf3 does not listen in the Internet'
 }
 internet_iperf_listens() { [ -n "$(in_internet ss -Hltn 'sport = :5201')" ]; }
+
+# internet_echo: the far end of `hublane-bench nat`.
+internet_echo() {
+    spawn "$NS_INTERNET" "$RUN/echo" "$BENCH" echo --first "$ECHO_FIRST" --addresses 100
+    echo "$SPAWNED" >>"$RUN/load"
+    within 5 grep -qs '^ready' "$RUN/echo" || fail "hublane-bench echo does not start: $(tail -3 "$RUN/echo")"
+}
 
 # member_route N GATEWAY: the Internet of client N is behind GATEWAY.
 member_route() {
