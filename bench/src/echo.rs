@@ -27,13 +27,13 @@ use crate::nat_wire::{Arrival, Ends, FLAG_FIN, FLAG_PSH, FLAG_RST, Segment, read
 pub(crate) struct Echo {
     /// First address to answer for.
     #[arg(long, value_name = "ADDR")]
-    first: Ipv4Addr,
+    pub(crate) first: Ipv4Addr,
     /// How many addresses.
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    addresses: u32,
+    pub(crate) addresses: u32,
     /// CPU to run on.
     #[arg(long, value_name = "CPU")]
-    cpu: Option<usize>,
+    pub(crate) cpu: Option<usize>,
 }
 
 impl Echo {
@@ -64,7 +64,7 @@ impl Echo {
     }
 
     /// What goes back, and to whom.
-    fn answer(&self, packet: &[u8]) -> Option<(Ipv4Addr, Vec<u8>)> {
+    pub(crate) fn answer(&self, packet: &[u8]) -> Option<(Ipv4Addr, Vec<u8>)> {
         match read_packet(packet) {
             Arrival::Udp(ends, payload) if self.is_here(ends.dst) => {
                 let mut back = payload.to_vec();

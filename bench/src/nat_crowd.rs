@@ -243,7 +243,8 @@ impl Crowd {
 
     /// Sends again what was not answered; gives up after [`TRIES`].
     fn look_again(&mut self, now: Tick) {
-        while let Some((_, number)) = self.again.pop_front_if(|(when, _)| *when <= now) {
+        while self.again.front().is_some_and(|(when, _)| *when <= now) {
+            let Some((_, number)) = self.again.pop_front() else { return };
             let flow = &mut self.flows[number];
             if !matches!(flow.stage, Stage::Opening | Stage::Checking) {
                 continue;
@@ -403,3 +404,119 @@ const PER_TURN: usize = 256;
 /// Longest turn, and distance of two looks at members that boot.
 const TURN: Duration = Duration::from_millis(1);
 const POLL: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use hublane::wire::arp::{Arp, Operation};
+
+    use super::*;
+    use crate::echo::Echo;
+    use crate::nat_wire::{ACK, OFFER, Reply};
+
+    const ROUTER: Mac = Mac([2, 9, 9, 9, 9, 9]);
+    const ROUTER_ADDRESS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
+    const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+    const FAR: Echo = Echo { first: Ipv4Addr::new(198, 51, 100, 100), addresses: 3, cpu: None };
+
+    /// Two members with leases and three flows each.
+    fn crowd(udp: bool) -> Crowd {
+        let mut crowd = Crowd::new(2, Flows { each: 3, first: FAR.first, spread: 3, port: 80, udp });
+        for (number, client) in crowd.clients.iter_mut().enumerate() {
+            let question = client.start(Tick(0));
+            let Arrival::Udp(_, message) = read(&question) else { panic!("a datagram") };
+            let xid = u32::from_be_bytes(*message[4..].first_chunk().unwrap());
+            let address = Ipv4Addr::new(100, 64, 0, 10 + u8::try_from(number).unwrap());
+            for kind in [OFFER, ACK] {
+                let reply = Reply { kind, xid, address, server: ROUTER_ADDRESS, router: ROUTER_ADDRESS };
+                client.hear(&Arrival::Dhcp(reply), Tick(0));
+            }
+            let (operation, target_mac) = (Operation::Reply, client.mac());
+            let arp = Arp { operation, sender_mac: ROUTER, sender: ROUTER_ADDRESS, target_mac, target: address };
+            client.hear(&Arrival::Arp(arp), Tick(0));
+        }
+        crowd
+    }
+
+    /// Carries what waits to the far end and back, through a NAT that gives member and flow `port(member, flow)`.
+    fn carry(crowd: &mut Crowd, port: impl Fn(u16, u16) -> u16) {
+        let mut answers = Vec::new();
+        for (member, bytes) in std::mem::take(&mut crowd.out) {
+            let translate = |ends: Ends| {
+                let inside = u16::from(ends.src.octets()[3]) - 10;
+                Ends { src: OUTSIDE, src_port: port(inside, ends.src_port - PORT_FIRST), ..ends }
+            };
+            let (inside, packet) = match read(&bytes) {
+                Arrival::Tcp(ends, segment, payload) => (ends, tcp_packet(translate(ends), segment, payload)),
+                Arrival::Udp(ends, payload) => (ends, udp_packet(translate(ends), payload)),
+                other => panic!("{other:?}"),
+            };
+            let Some((_, packet)) = FAR.answer(&packet) else { continue };
+            let back = match crate::nat_wire::read_packet(&packet) {
+                Arrival::Tcp(_, segment, payload) => tcp_packet(inside.back(), segment, payload),
+                Arrival::Udp(_, payload) => udp_packet(inside.back(), payload),
+                other => panic!("{other:?}"),
+            };
+            answers.push((member, frame(ROUTER, crowd.clients[member].mac(), &back)));
+        }
+        for (member, frame) in answers {
+            crowd.frame(member, &frame, Tick(0));
+        }
+    }
+
+    fn all(crowd: &mut Crowd, stage: Stage, port: impl Fn(u16, u16) -> u16 + Copy) {
+        for number in 0..crowd.flows.len() {
+            crowd.flows[number].stage = stage;
+            crowd.ask(number, Tick(0));
+        }
+        carry(crowd, port);
+    }
+
+    #[test]
+    fn flows_open_and_find_their_way_back() {
+        for udp in [false, true] {
+            let mut crowd = crowd(udp);
+            // One port for all flows of a member: their destinations differ.
+            let port = |member, _| 4000 + member;
+            all(&mut crowd, Stage::Opening, port);
+            assert_eq!((crowd.counts.open, crowd.traces()), (6, (0, 1, 2)), "udp {udp}");
+            crowd.out.clear();
+            all(&mut crowd, Stage::Checking, port);
+            assert_eq!((crowd.counts.alive, crowd.counts.misdelivered, crowd.counts.moved), (6, 0, 0), "udp {udp}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_of_two_members_is_ambiguous() {
+        let mut crowd = crowd(false);
+        // Flow 0 of both members is seen at the same endpoint.
+        all(&mut crowd, Stage::Opening, |member, flow| if flow == 0 { 4000 } else { 5000 + 10 * member + flow });
+        assert_eq!(crowd.traces(), (2, 1, 5));
+    }
+
+    #[test]
+    fn what_is_for_another_flow_is_misdelivered() {
+        let mut crowd = crowd(true);
+        all(&mut crowd, Stage::Opening, |member, flow| 5000 + 10 * member + flow);
+        let (mut ends, _) = crowd.ends(0).unwrap();
+        let answer = |ends: Ends| frame(ROUTER, ROUTER, &udp_packet(ends.back(), &[0; 14]));
+        crowd.frame(1, &answer(ends), Tick(0));
+        assert_eq!(crowd.counts.misdelivered, 1, "at another member");
+        ends.src_port += 1;
+        crowd.frame(0, &answer(ends), Tick(0));
+        assert_eq!(crowd.counts.misdelivered, 2, "from the destination of another flow");
+    }
+
+    #[test]
+    fn silence_is_asked_again_and_then_given_up() {
+        let mut crowd = crowd(false);
+        crowd.flows[0].stage = Stage::Opening;
+        crowd.ask(0, Tick(0));
+        let mut now = Tick(0);
+        for _ in 0..10 {
+            now = now + AGAIN;
+            crowd.look_again(now);
+        }
+        assert_eq!((crowd.out.len(), crowd.again.len()), (usize::from(TRIES), 0));
+        assert_eq!(crowd.counts.open, 0);
+    }
+}
