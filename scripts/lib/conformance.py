@@ -2,8 +2,8 @@
 
     conformance.py TABLE OUTPUT... [--write FILE]
 
-OUTPUT is what `cargo test` has said. A test belongs to a line if its name begins with the part's word and the line's id,
-small: `nat_u4_port_parity` to U4. Results: pass (all of its tests), FAIL, ignored, not yet (no test), reason (no test, and
+OUTPUT is what `cargo test` has said. A test belongs to a line if its name begins with nat, dhcp or dns and the line's
+id, small: `nat_u4_port_parity` to U4. Results: pass (all of its tests), FAIL, ignored, not yet (no test), reason (no test, and
 the table says why), info.
 """
 
@@ -17,16 +17,16 @@ import tomllib
 MUST = {"MUST"}
 WANTED = {"SHOULD", "RECOMMENDED"}
 SAID = re.compile(r"^test (?:[\w:]+::)?(\w+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)", re.MULTILINE)
-MARKED = re.compile(r"^(nat|dhcp|dns)_([a-z]\d+[a-z]?)(?:_|$)")
+MARKED = re.compile(r"^(?:nat|dhcp|dns)_([a-z]\d+[a-z]?)(?:_|$)")
 
 
 def tests_by_id(outputs):
-    """{(word, id): {name: result}}; a test of the same name in several binaries counts by its worst result."""
+    """{id: {name: result}}; a test of the same name in several binaries counts by its worst result."""
     found = collections.defaultdict(dict)
     worst = ["ok", "ignored", "FAILED"]
     for name, result in SAID.findall("\n".join(outputs)):
         if marked := MARKED.match(name):
-            known = found[marked[1], marked[2]]
+            known = found[marked[1]]
             known[name] = max(result, known.get(name, "ok"), key=worst.index)
     return found
 
@@ -45,7 +45,7 @@ def rows(table, found):
     """(part, id, level, text, result, tests, remark) of each line."""
     for part in table["part"]:
         for name, level, text in part["lines"]:
-            tests = found.pop((part["tests"], name.lower()), {})
+            tests = found.pop(name.lower(), {})
             reason, choice = (table.get(kind, {}).get(name, "") for kind in ("reason", "choice"))
             yield part, name, level, text, result_of(tests, level, reason), tests, choice or reason
 
