@@ -30,6 +30,9 @@ pub(crate) struct Login {
     /// User to log in as; all members are the same user on different machines.
     #[arg(long)]
     user: String,
+    /// Each member is a user of its own, with the same password: --user is how the names begin, numbers from 1 follow.
+    #[arg(long)]
+    numbered_users: bool,
     /// Read the password from the first line of standard input; else it is empty.
     #[arg(long)]
     password_stdin: bool,
@@ -59,6 +62,7 @@ pub(crate) struct Dialer {
     route: Route,
     hub: String,
     user: String,
+    numbered: bool,
     password: String,
     connections: u8,
 }
@@ -78,6 +82,7 @@ impl Login {
             route: Route { server: self.server, tls, timeout: Duration::from_secs(15) },
             hub: self.hub.clone(),
             user: self.user.clone(),
+            numbered: self.numbered_users,
             password: self.password()?,
             connections: self.connections,
         })
@@ -163,7 +168,7 @@ impl Dialer {
     pub(crate) fn member(&self, number: usize) -> Result<Member, DialError> {
         let account = Account {
             hub: self.hub.clone(),
-            user: self.user.clone(),
+            user: if self.numbered { format!("{}{}", self.user, number + 1) } else { self.user.clone() },
             secret: Secret::Password(self.password.clone().into()),
             client: client(number),
         };

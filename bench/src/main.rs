@@ -7,6 +7,7 @@
 mod bed;
 mod capacity;
 mod driver;
+mod echo;
 mod engine;
 mod flood;
 mod inbox;
@@ -17,6 +18,10 @@ mod limit_sleep;
 mod login;
 mod logins;
 mod mixed;
+mod nat;
+mod nat_client;
+mod nat_crowd;
+mod nat_wire;
 mod outflow;
 mod plan;
 mod process;
@@ -60,6 +65,10 @@ enum Mode {
     Logins(logins::Logins),
     /// Steady traffic while members come and go.
     Mixed(mixed::Mixed),
+    /// Members get addresses by DHCP and open flows through the hub's NAT.
+    Nat(nat::Nat),
+    /// The far end of `nat`: answers for any number of addresses. Runs until it is killed.
+    Echo(echo::Echo),
     /// What a hub cannot beat: the same work without sockets, or without frames.
     #[command(subcommand)]
     Limit(Limit),
@@ -85,6 +94,8 @@ fn main() {
         Mode::Sessions(mode) => mode.run(),
         Mode::Logins(mode) => mode.run(),
         Mode::Mixed(mode) => mode.run(),
+        Mode::Nat(mode) => mode.run(),
+        Mode::Echo(mode) => mode.run(),
         Mode::Limit(Limit::Memory(mode)) => mode.run(),
         Mode::Limit(Limit::Relay(mode)) => mode.run(),
         Mode::Limit(Limit::Sleep(mode)) => mode.run(),

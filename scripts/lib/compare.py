@@ -4,6 +4,8 @@
         runs CMD (the password of user u1 is its input) and appends a line of JSON with what it printed last
     compare.py download --server-pid PID -- CMD...
         runs an iperf3 that fetches, and prints its rate with the server's CPU time
+    compare.py echoes --server-pid PID --netns NS --to ADDRESS --seconds S
+        pings, and prints how long they take
     compare.py idle --seconds S [NAME=PID...]
         what these processes use while nothing happens, in % of a core; without names, the whole machine
     compare.py report --lines FILE [--out FOLDER] ...
@@ -98,9 +100,10 @@ def progress(figure, result):
 
 
 def download(args):
-    before, began = cpu_seconds(args.server_pid), time.monotonic()
+    before, began, (busy, _) = cpu_seconds(args.server_pid), time.monotonic(), machine()
     said = subprocess.run(args.command, capture_output=True, text=True, check=False)
     cpu, seconds = cpu_seconds(args.server_pid) - before, time.monotonic() - began
+    busy = machine()[0] - busy
     end = json.loads(said.stdout).get("end", {})
     if "sum_received" not in end or not end["sum_received"]["bytes"]:
         sys.exit(f"nothing was fetched: {said.stdout[-300:]}")
@@ -114,6 +117,7 @@ def download(args):
         "server_cpu_seconds": cpu,
         "server_cpu_s_per_gb": cpu / gb,
         "server_cores": cpu / seconds,
+        "machine_cpu_s_per_gb": busy / gb,
         "tcp_retransmits": end["sum_sent"].get("retransmits"),
     }))
 
@@ -124,28 +128,37 @@ def ping(args):
     bulk = subprocess.Popen([*inside, "iperf3", "-c", args.to, "-P", "4", "-t", str(args.seconds + 2), "-J"],
                             stdout=subprocess.PIPE, text=True)
     time.sleep(1)
+    seen = pings(inside, args)
+    streams = bulk.communicate(timeout=args.seconds + 20)[0]
+    rate = json.loads(streams)["end"]["sum_received"]["bits_per_second"] / 1e6
+    print(json.dumps({"mode": "ping", "tls": args.tls, "mbit_per_second": rate} | seen))
+
+
+def echoes(args):
+    """Round trips while nothing else goes on."""
+    print(json.dumps({"mode": "echoes"} | pings(["ip", "netns", "exec", args.netns], args)))
+
+
+def pings(inside, args):
+    """200 round trips a second, and the server's CPU time meanwhile."""
     before, began = cpu_seconds(args.server_pid), time.monotonic()
     said = subprocess.run([*inside, "ping", "-n", "-i", "0.005", "-w", str(args.seconds), args.to],
                           capture_output=True, text=True, check=False).stdout
     cpu, seconds = cpu_seconds(args.server_pid) - before, time.monotonic() - began
-    streams = bulk.communicate(timeout=args.seconds + 20)[0]
     times = sorted(1000 * float(word) for word in re.findall(r"time=([0-9.]+) ms", said))
     sent = int((re.findall(r"(\d+) packets transmitted", said) or ["0"])[0])
     if len(times) < 20:
         sys.exit(f"only {len(times)} answers: {said[-300:]}")
     at = lambda quantile: times[min(len(times) - 1, int(quantile * len(times)))]
-    print(json.dumps({
-        "mode": "ping",
-        "tls": args.tls,
+    return {
         "seconds": seconds,
         "sent": sent,
         "frames": len(times),
         # The last one is still on its way when ping ends.
         "lost": max(0, sent - len(times) - 1),
-        "mbit_per_second": json.loads(streams)["end"]["sum_received"]["bits_per_second"] / 1e6,
         "server_cores": cpu / seconds,
         "latency_us": {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": times[-1], "count": len(times)},
-    }))
+    }
 
 
 def idle(args):
@@ -267,7 +280,7 @@ class Results:
 
     def fault(self, figure, system):
         """Why the figures of a system do not count, if so."""
-        for key in ("corrupt", "duplicate", "reordered", "connections_lost"):
+        for key in FAULTS:
             if (count := self.total(figure, system, key)):
                 return f"{key} {count}"
         # A lost ping saves no work.
@@ -312,6 +325,9 @@ def judge(check, results, rounds, cpus):
     row["verdict"] = verdict(check, results, judged, complete, cpus)
     return row
 
+
+# Counts of which one is too many.
+FAULTS = ["corrupt", "duplicate", "reordered", "connections_lost"]
 
 # Of more than this share, what was lost was work that was saved.
 LOST_MAX = 0.001
@@ -494,7 +510,24 @@ def free_name(folder, suffix):
     sys.exit(f"{folder}: there are too many {base}")
 
 
-def page(facts, rows, found, results, args):
+def about_frames(args):
+    """What the page of the figures above says about them."""
+    return {
+        "title": f"Side by side{', kernel features of ' + args.kernel if args.kernel else ''}",
+        "question": f"what do frames cost with the kernel features of Linux {args.kernel} only, by those with all?"
+        if args.kernel else "what do frames, logins and members cost, beside stock SoftEther and beside pipes that only "
+        "decrypt and encrypt, in the same run?",
+        "placing": "All servers on CPU 1, at the same nice level; generator, stock clients and this script on CPU 0.",
+        "caveats": "throughput is the generator's as much as the server's, one CPU each. Work that the kernel does for a "
+        "socket in the sender's context counts for the sender. Delays are those from generator to generator, so that of the "
+        "wire and of its own threads is in them. Stock clients and iperf3 of the download share CPU 0. Figures of virtual "
+        "machines differ by 15 % from run to run.",
+    }
+
+
+def page(facts, rows, found, results, args, about=None):
+    """`about`: heading, question, machine and caveats of another set of figures."""
+    about = about or about_frames(args)
     met = sum(row["verdict"] == "met" for row in rows)
     asked = sum(row["target"] is not None for row in rows)
     missed = [f"{row['what']}, {row['system']}" + (f" against {row['other']}" if row["other"] else "")
@@ -508,16 +541,14 @@ def page(facts, rows, found, results, args):
             who = f" ({line['figure']}, {line['system']})" if line["figure"] == "download" else ""
             kinds[f"{tls}{who}"] = None
     return "\n".join([
-        f"# Side by side{', kernel features of ' + args.kernel if args.kernel else ''}",
+        f"# {about['title']}",
         "",
-        "**Question**: " + (f"what do frames cost with the kernel features of Linux {args.kernel} only, by those with all?"
-                            if args.kernel else "what do frames, logins and members cost, beside stock SoftEther and beside "
-                            "pipes that only decrypt and encrypt, in the same run?"),
+        f"**Question**: {about['question']}",
         f"**Answer**: {met} of {asked} targets met" + (f"; missed: {'; '.join(missed)}." if missed else "."),
         "",
         f"**Machine**: {facts['processor']}, {'virtual' if facts['virtual'] else 'not virtual'}, {facts['cores']} CPUs, "
-        f"{facts['memory_gib']} GiB, {'with' if facts['vaes'] else 'without'} VAES. All servers on CPU 1, at the same nice "
-        "level; generator, stock clients and this script on CPU 0. "
+        f"{facts['memory_gib']} GiB, {'with' if facts['vaes'] else 'without'} VAES. "
+        f"{about['placing']} "
         f"Congestion control cubic. Busy before the start: {facts['quiet']} of one core. Servers at rest, all running: {facts['idle']} of one core.",
         "",
         f"**Versions**: Hublane {facts['hublane']}; {facts['rustc']}; Linux {facts['kernel']}. Server's log: "
@@ -538,10 +569,7 @@ def page(facts, rows, found, results, args):
         "",
         *(f"* {line}" for line in found),
         "",
-        "**What it does not say**: throughput is the generator's as much as the server's, one CPU each. Work that the kernel "
-        "does for a socket in the sender's context counts for the sender. Delays are those from generator to generator, so "
-        "that of the wire and of its own threads is in them. Stock clients and iperf3 of the download share CPU 0. "
-        "Figures of virtual machines differ by 15 % from run to run.",
+        f"**What it does not say**: {about['caveats']}",
         "",
         "The commands of the runs, of the first round each:",
         "",
@@ -575,6 +603,11 @@ def arguments():
     for name in ("netns", "to"):
         a.add_argument(f"--{name}", required=True)
     a.add_argument("--seconds", type=int, required=True)
+    a = modes.add_parser("echoes")
+    a.add_argument("--server-pid", type=int, required=True)
+    for name in ("netns", "to"):
+        a.add_argument(f"--{name}", required=True)
+    a.add_argument("--seconds", type=int, required=True)
     a = modes.add_parser("idle")
     a.add_argument("--seconds", type=float, default=1)
     a.add_argument("processes", nargs="*")
@@ -591,7 +624,8 @@ def arguments():
 
 def main():
     args = arguments()
-    return {"run": run, "download": download, "ping": ping, "idle": idle, "report": report}[args.mode](args) or 0
+    modes = {"run": run, "download": download, "ping": ping, "idle": idle, "report": report, "echoes": echoes}
+    return modes[args.mode](args) or 0
 
 
 if __name__ == "__main__":

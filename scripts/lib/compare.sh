@@ -11,6 +11,11 @@
 #   ours-anew      Hublane, started for one run, as is ours-many         5560
 #   ours-6.1       Hublane with masked kernel features, or ours-5.15     5561
 #   ours-two       Hublane, two workers                                  5562
+#   snat-user      SoftEther, SecureNAT in user mode                     5563
+#   snat-kernel    SoftEther, SecureNAT in kernel mode                   5564
+#   nft            SoftEther, hub bridged by a tap to nftables           5565
+#   ours-nat       Hublane with gateway and NAT                          5566
+#   ours-nat-anew  the same, started for one run                         5567
 #
 # Servers share CPU $CPU_SERVER; the script, the generator, and stock clients share CPU $CPU_LOAD.
 
@@ -39,6 +44,11 @@ on() {
     ours-6.1 | ours-5.15) SERVER_PORT=5561 ;;
     ours-two) SERVER_PORT=5562 ;;
     ours-anew | ours-many) SERVER_PORT=5560 ;;
+    snat-user) SERVER_PORT=5563 SERVER_KIND=stock ;;
+    snat-kernel) SERVER_PORT=5564 SERVER_KIND=stock ;;
+    nft) SERVER_PORT=5565 SERVER_KIND=stock ;;
+    ours-nat) SERVER_PORT=5566 ;;
+    ours-nat-anew) SERVER_PORT=5567 ;;
     *) die "no system '$SERVER'" ;;
     esac
     # shellcheck disable=SC2034 # used by haproxy.sh
@@ -57,7 +67,7 @@ system_start() {
     shift
     mkdir -p "$RUN/$SERVER"
     case $SERVER in
-    stock) server_start tls=1.3 reattach=no && stock_unlimited ;;
+    stock | snat-* | nft) server_start tls=1.3 reattach=no && stock_unlimited ;;
     k) relay_start "$cpus" "$(addr_client 1):$(pipe_sink_port)" ;;
     haproxy) haproxy_start "$cpus" "$(addr_client 1):$(pipe_sink_port)" "$SUITE" ;;
     *) server_start tls=1.3 certificate=rsa "$@" ;;
@@ -106,7 +116,7 @@ net_tune() {
 }
 
 # measure FIGURE CMD...: runs CMD and keeps the JSON it prints last as the result of FIGURE for the system of `on`.
-# With LABEL, under that name instead of the system's.
+# With LABEL, under that name instead of the system's; with LIMIT, for at most so many seconds.
 measure() {
     local figure=$1 rc=0
     local -a more=()
@@ -115,7 +125,7 @@ measure() {
         more=(--status "$HUBLANE status --json --control-socket $RUN/$SERVER/control.sock")
     fi
     python3 "$COMPARE_PY" run --lines "$LINES_FILE" --round "$ROUND" --figure "$figure" --system "${LABEL:-$SERVER}" \
-        --limit 150 "${more[@]}" -- "$@" || rc=$?
+        --limit "${LIMIT:-150}" "${more[@]}" -- "$@" || rc=$?
     [ $rc = 0 ] || RUNS_FAILED=$((RUNS_FAILED + 1))
 }
 
@@ -128,7 +138,7 @@ bench() {
     # Logins are threads of their own, which stay where the script is.
     [ "$mode" != logins ] || where=()
     measure "$figure" ip netns exec "$(ns_client 1)" "$BENCH" "$mode" --server "$(addr_server 1):$SERVER_PORT" \
-        --hub PUBLIC --user u1 --password-stdin --suite "$SUITE" --tls 1.3 "${where[@]}" \
+        --hub PUBLIC --user "${LOAD_USER:-u1}" --password-stdin --suite "$SUITE" --tls 1.3 "${where[@]}" \
         --server-pid "$(system_pid)" --json "$@"
 }
 

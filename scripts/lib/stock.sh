@@ -12,7 +12,8 @@ STOCK_BIN=$CACHE/softether/usr/libexec/softether
 NIC=vpn_hub
 SERVER_PORT=5555
 
-# stock_spawn NAMESPACE NAME PROGRAM: starts PROGRAM with its state in $RUN/NAME; pid in $RUN/NAME/pid.
+# stock_spawn NAMESPACE NAME PROGRAM: starts PROGRAM with its state in $RUN/NAME; pid in $RUN/NAME/pid. With STOCK_RESOLV
+# that file is its /etc/resolv.conf, with STOCK_PATH it finds programs there.
 stock_spawn() {
     local dir=$RUN/$2
     mkdir -p "$dir/lib" "$dir/log" "$dir/run" /var/lib/softether /var/log/softether /run/softether
@@ -21,7 +22,8 @@ stock_spawn() {
         mount --bind "$1/lib" /var/lib/softether
         mount --bind "$1/log" /var/log/softether
         mount --bind "$1/run" /run/softether
-        exec "$2" execsvc' bash "$dir" "$STOCK_BIN/$3/$3"
+        [ -z "$3" ] || mount --bind "$3" /etc/resolv.conf
+        PATH=$4 exec "$2" execsvc' bash "$dir" "$STOCK_BIN/$3/$3" "${STOCK_RESOLV:-}" "${STOCK_PATH:-$PATH}"
     echo "$SPAWNED" >"$dir/pid"
 }
 
@@ -51,7 +53,7 @@ all_completed() {
 
 client_answers() { vpnc "$1" NicList >/dev/null 2>&1; }
 
-# client_start N: client program and virtual card, with inner address 10.92.0.N.
+# client_start N: client program and virtual card, with an address as nic_address gives it.
 client_start() {
     local n=$1
     [ ! -e "$RUN/client$n/pid" ] || return 0
@@ -59,9 +61,11 @@ client_start() {
     within 20 client_answers "$n" || fail "the stock client does not start: $(tail -3 "$RUN/client$n/out")"
     vpnc_lines "$n" <<<'NicCreate hub'
     within 5 in_client "$n" ip link show "$NIC" >/dev/null 2>&1
-    in_client "$n" ip addr add "$(addr_inner "$n")/24" dev "$NIC"
+    nic_address "$n"
     in_client "$n" ip link set "$NIC" up
 }
+# nic_address N: the inner address 10.92.0.N; scripts/lib/nat.sh leaves it to others.
+nic_address() { in_client "$1" ip addr add "$(addr_inner "$1")/24" dev "$NIC"; }
 
 # clients_stop: ends the client programs and forgets their state.
 #
