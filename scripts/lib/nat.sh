@@ -30,24 +30,21 @@ nat_server_config() {
 		name = "PUBLIC"
 		profile = "public"
 
+		bridges = "allow"
+
 		[hub.gateway]
 		address = "$INSIDE_GATEWAY/16"
+		dns = ["$WAN_ROUTER"]
+
+		[[hub.gateway.reservation]]
+		user = "u$RESERVED_USER"
+		address = "$RESERVED_ADDRESS"
 
 		[hub.nat]
 		device = "$WAN"
 		addresses = ["$WAN_NAT"]
 		allow = ["198.51.100.0/24"]
 		${NAT_CROWD:+block_ports = 8}
-
-		[hub.dns]
-		upstream = ["$WAN_ROUTER"]
-
-		[hub.dhcp]
-		trusted_relays = ["$RELAY_ADDRESS"]
-
-		[[hub.dhcp.reservation]]
-		user = "u$RESERVED_USER"
-		address = "$RESERVED_ADDRESS"
 	EOC
 }
 RESERVED_USER=2

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::problem::{Located, Report};
+use super::problem::{Located, Place, Report};
 use super::raw::{RawForward, RawGateway, RawNat, RawReservation, Words};
 use crate::wire::ethernet::Mac;
 
@@ -14,13 +14,13 @@ use crate::wire::ethernet::Mac;
 pub struct Gateway {
     /// Its address in the hub.
     pub address: Ipv4Addr,
-    /// Bits of the inside network's prefix; 8 to 30.
+    /// Bits of the inside network's prefix; 12 to 30.
     pub prefix_bits: u8,
     /// Addresses that DHCP gives away; all lie in the network, none is the gateway's.
     pub pool: RangeInclusive<Ipv4Addr>,
     /// Lease time; 2 min to 1 week.
     pub lease: Duration,
-    /// Addresses that one session may have at a time; 0: any number. 1 to 65535 as configured.
+    /// Addresses that one session may have at a time; 1 to 64.
     pub leases_per_session: u32,
     /// Where questions are passed on to. Empty: those of `/etc/resolv.conf`.
     pub dns: Vec<SocketAddr>,
@@ -67,6 +67,8 @@ pub struct Nat {
     pub mtu: Option<u16>,
     /// Which packets from outside pass to a member who has a mapping.
     pub filtering: Filtering,
+    /// Public ports that a member gets at a time; 8, 16, 32 or 64.
+    pub block_ports: u16,
     /// Public ports of one member; 64 to 65535.
     pub ports_per_member: u16,
     /// New flows of one member per second; 1 to 1000000.
@@ -149,7 +151,7 @@ pub(super) fn check_gateway(raw: RawGateway, is_public: bool, report: &mut Repor
     let last = first | !mask(prefix_bits);
     let pool = check_pool(raw.pool, u32::from(address), first + 1..=last - 1, report);
     let leases_default = if is_public { 1 } else { 64 };
-    let leases = report.number(raw.leases_per_session, "leases_per_session", 1..=65_535, leases_default);
+    let leases = report.number(raw.leases_per_session, "leases_per_session", 1..=64, leases_default);
     let mut reservations: Vec<Reservation> = Vec::new();
     for raw in raw.reservations {
         let place = raw.place.clone();
@@ -185,14 +187,14 @@ fn check_network(given: Option<Located<String>>, report: &mut Report<'_>) -> (Ip
     let Some(given) = given else { return DEFAULT_NETWORK };
     let parsed = parse_prefix(&given.value).filter(|(address, bits)| {
         let host = u32::from(*address) & !mask(*bits);
-        (8..=30).contains(bits) && host != 0 && host != !mask(*bits)
+        PREFIX_BITS.contains(bits) && host != 0 && host != !mask(*bits)
     });
     parsed.unwrap_or_else(|| {
         let what = format!("address = {:?} is not the address of a gateway", given.value);
         report.add(
             &given.place,
             what,
-            "ADDRESS/BITS, 8 to 30 bits, not the first or last address, such as \"100.64.0.1/16\"",
+            "ADDRESS/BITS, 12 to 30 bits, not the first or last address, such as \"100.64.0.1/16\"",
         );
         DEFAULT_NETWORK
     })
@@ -308,6 +310,7 @@ pub(super) fn check_nat(raw: RawNat, gateway: Option<&Gateway>, report: &mut Rep
         next_hop: raw.next_hop.and_then(|word| parse_or_report(&word, "next_hop", "an IPv4 address", report)),
         mtu: raw.mtu.map(|mtu| report.number(Some(mtu), "mtu", 576..=1500, 1500)),
         filtering: report.choice(raw.filtering, "filtering", FILTERINGS, Filtering::Address),
+        block_ports: check_block_ports(raw.block_ports, report),
         ports_per_member: report.number(raw.ports_per_member, "ports_per_member", 64..=65_535, 2_048),
         flows_per_sec: report.number(raw.flows_per_sec, "flows_per_sec", 1..=1_000_000, 500),
         destinations_max: report.number(raw.destinations_max, "destinations_max", 1..=1_000_000, 4_096),
@@ -324,6 +327,19 @@ pub(super) fn check_nat(raw: RawNat, gateway: Option<&Gateway>, report: &mut Rep
         log: report.choice(raw.log, "log", LOGS, NatLog::Blocks),
         ports,
     })
+}
+
+fn check_block_ports(given: Option<Located<i64>>, report: &mut Report<'_>) -> u16 {
+    let place = given.as_ref().map(|given| given.place.clone());
+    let ports = report.number(given, "block_ports", 8..=64, BLOCK_PORTS);
+    if !ports.is_power_of_two() {
+        report.add(
+            &place.unwrap_or(Place::Whole),
+            format!("block_ports = {ports} is no size of a block"),
+            "8, 16, 32 or 64",
+        );
+    }
+    ports
 }
 
 fn check_device(device: Located<String>, report: &mut Report<'_>) -> String {
@@ -441,12 +457,16 @@ fn check_forward(
 
 /// Shared address space (RFC 6598): members have private networks of their own at home.
 const DEFAULT_NETWORK: (Ipv4Addr, u8) = (Ipv4Addr::new(100, 64, 0, 1), 16);
+/// At most a million addresses, each of which has a place in the tables.
+const PREFIX_BITS: RangeInclusive<u8> = 12..=30;
 /// With an address of its own the NAT may use all but those that only servers have.
 const OWN_PORTS: RangeInclusive<u16> = 1024..=65_535;
 /// Above the kernel's ephemeral ports (32768 to 60999), which it uses for connections of the host.
 const SHARED_PORTS: RangeInclusive<u16> = 61_001..=65_535;
 /// At least a block of ports for 8 members, less one.
 const PORTS_MIN: u16 = 511;
+/// A browser with a few pages open; and few enough records in the log.
+const BLOCK_PORTS: u16 = 64;
 /// A /22.
 const ADDRESSES_MAX: usize = 1024;
 /// Mail from desktops is spam; shares of Windows are not for the Internet.

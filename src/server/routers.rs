@@ -331,6 +331,7 @@ fn plan_nat(
         WantedFiltering::AddressPort => Filtering::AddressPort,
     };
     (settings.filtering_tcp, settings.filtering_udp) = (filtering, filtering);
+    settings.block_ports = nat.block_ports;
     settings.limits.ports_per_address = nat.ports_per_member.into();
     settings.limits.ports_per_member = nat.ports_per_member.into();
     settings.limits.new_flows_per_sec = nat.flows_per_sec;
