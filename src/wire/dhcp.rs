@@ -238,11 +238,8 @@ impl ReplyBuilder {
         bytes[24..44].copy_from_slice(&request.fixed[24..44]);
         bytes[236..FIXED_BYTES].copy_from_slice(&MAGIC_COOKIE);
         let end = bytes_max.clamp(MESSAGE_BYTES_ALWAYS, MESSAGE_BYTES_MAX) - OVERLOAD_BYTES - 1;
-        let areas = [
-            (FIXED_BYTES, end.saturating_sub(kept)),
-            (FILE, FILE + FILE_BYTES - 1),
-            (SNAME, SNAME + SNAME_BYTES - 1),
-        ];
+        let areas =
+            [(FIXED_BYTES, end.saturating_sub(kept)), (FILE, FILE + FILE_BYTES - 1), (SNAME, SNAME + SNAME_BYTES - 1)];
         Self { bytes, areas, kept }
     }
 
@@ -442,11 +439,9 @@ mod tests {
         let mut builder = ReplyBuilder::new(Message::new_checked(&request).unwrap(), 548, 302);
         assert!(builder.put(1, &[1; 61]));
         let reply = builder.finish(Some((82, &[7; 298]))).to_vec();
-        assert_eq!(reply.len(), 240 + 302 + 1);
+        assert_eq!(reply.len(), 240 + 3 + 302 + 1);
         let found = all(Message::new_checked(&reply).unwrap().options());
-        assert_eq!(found.iter().map(|(code, value)| (*code, value.len())).collect::<Vec<_>>(), [
-            (82, 255),
-            (82, 43)
-        ]);
+        let lengths: Vec<_> = found.iter().map(|(code, value)| (*code, value.len())).collect();
+        assert_eq!(lengths, [(52, 1), (82, 255), (82, 43)]);
     }
 }

@@ -59,12 +59,8 @@ impl DhcpServer {
             _ => self.table.hold(at, client.holder(), LeaseState::Offered, now + self.settings.offer_hold),
         }
         self.stats.offers += 1;
-        let answer = Answer {
-            what: MessageType::Offer,
-            at: Some(at),
-            lease_secs: Some(self.lease_secs(asked)),
-            durable: None,
-        };
+        let answer =
+            Answer { what: MessageType::Offer, at: Some(at), lease_secs: Some(self.lease_secs(asked)), durable: None };
         self.send(request, asked, answer, sink);
         Ok(())
     }
@@ -176,9 +172,9 @@ impl DhcpServer {
         let place = self.table.place(at);
         let before = place.holder.filter(|_| place.state == LeaseState::Leased);
         let is_same = before.is_some_and(|holder| holder.mac == client.mac && holder.key == client.key);
-        let gain = until.since(place.until);
+        let change = until.since(place.until).max(place.until.since(until));
         let is_same_host = place.host_name.as_deref() == host_name(asked);
-        if is_same && is_same_host && place.until > now && gain < Duration::from_secs((secs / 16).into()) {
+        if is_same && is_same_host && place.until > now && change < Duration::from_secs((secs / 16).into()) {
             // Asked again within a moment: what is written down is said again, and the disk has nothing to do.
             secs = u32::try_from(place.until.since(now).as_secs()).unwrap_or(secs);
             self.table.hold(at, client.holder(), LeaseState::Leased, place.until);
@@ -204,7 +200,12 @@ impl DhcpServer {
         });
         self.stats.acks += 1;
         let durable = self.table.place(at).durable;
-        self.send(request, asked, Answer { what: MessageType::Ack, at: Some(at), lease_secs: Some(secs), durable }, sink);
+        self.send(
+            request,
+            asked,
+            Answer { what: MessageType::Ack, at: Some(at), lease_secs: Some(secs), durable },
+            sink,
+        );
         Ok(())
     }
 
@@ -313,7 +314,8 @@ impl DhcpServer {
         let at = self.table.index(address)?;
         let place = self.table.place(at);
         let is_own = place.holder.is_some_and(|holder| {
-            holder.member == client.origin.member && holder.key == client.key
+            holder.member == client.origin.member
+                && holder.key == client.key
                 && (holder.session == client.origin.session || holder.is_gone)
         });
         (is_own && matches!(place.state, LeaseState::Leased | LeaseState::Offered)).then_some(at)

@@ -109,9 +109,7 @@ impl Who {
 
 fn write_hex(line: &mut Line, bytes: &[u8]) -> std::io::Result<()> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .try_for_each(|byte| line.write_all(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]))
+    bytes.iter().try_for_each(|byte| line.write_all(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]))
 }
 
 fn hex(text: &str) -> Option<ArrayVec<u8, HOST_NAME_BYTES_MAX>> {

@@ -188,19 +188,8 @@ impl LeaseTable {
         let extra = extra.into_boxed_slice();
         let spare = Lists::new(2 * owners, count);
         let timers = Timers::new(count);
-        let mut table = Self {
-            first,
-            pool_len,
-            extra,
-            places,
-            hash_seed,
-            by_client,
-            by_member,
-            by_session,
-            spare,
-            owners,
-            timers,
-        };
+        let mut table =
+            Self { first, pool_len, extra, places, hash_seed, by_client, by_member, by_session, spare, owners, timers };
         for address in &settings.excluded {
             if let Some(at) = table.index(*address) {
                 table.places[at as usize].state = LeaseState::Closed;
@@ -340,8 +329,11 @@ impl LeaseTable {
 
     fn enter(&mut self, at: Index, holder: Holder) {
         self.places[at as usize].holder = Some(holder);
-        let lists =
-            [self.client_list(holder.member, &holder.key), self.member_list(holder.member), self.session_list(holder.session)];
+        let lists = [
+            self.client_list(holder.member, &holder.key),
+            self.member_list(holder.member),
+            self.session_list(holder.session),
+        ];
         self.by_client.push_front(lists[0], at);
         self.by_member.push_front(lists[1], at);
         if holder.is_gone {

@@ -249,7 +249,12 @@ impl DhcpServer {
         }
     }
 
-    fn try_message(&mut self, request: &DhcpRequest<'_>, now: Tick, sink: &mut impl DhcpSink) -> Result<(), DropReason> {
+    fn try_message(
+        &mut self,
+        request: &DhcpRequest<'_>,
+        now: Tick,
+        sink: &mut impl DhcpSink,
+    ) -> Result<(), DropReason> {
         let mut joined = Joined::new();
         let asked = Message::new_checked(request.payload)
             .filter(|message| message.op() == BOOTREQUEST && message.htype() == 1 && message.hlen() == 6)
@@ -324,14 +329,7 @@ impl DhcpServer {
 
     /// The member of `origin`, who logged in again, goes on with `address` by card `mac` without asking. `true` if that
     /// is his right; then the address is bound to his port.
-    pub fn adopt(
-        &mut self,
-        origin: &Origin,
-        mac: Mac,
-        address: Ipv4Addr,
-        now: Tick,
-        sink: &mut impl DhcpSink,
-    ) -> bool {
+    pub fn adopt(&mut self, origin: &Origin, mac: Mac, address: Ipv4Addr, now: Tick, sink: &mut impl DhcpSink) -> bool {
         let Some(at) = self.table.index(address) else { return false };
         let place = self.table.place(at);
         let until = place.until;

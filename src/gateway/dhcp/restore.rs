@@ -45,8 +45,7 @@ impl DhcpServer {
                 self.table.free(at, true, self.epoch.0);
             }
         }
-        restored.leases =
-            (0..self.table.len()).filter(|at| self.table.place(*at).state == LeaseState::Leased).count();
+        restored.leases = (0..self.table.len()).filter(|at| self.table.place(*at).state == LeaseState::Leased).count();
         restored
     }
 

@@ -18,8 +18,7 @@ fn dhcp_d28_windows() {
     let id = [&[1][..], &mac(1).0].concat();
     let fqdn = [0, 0, 0, b'P', b'C'];
     let wishes = [1, 3, 6, 15, 31, 33, 43, 44, 46, 47, 119, 121, 249, 252];
-    let (offer, ack) =
-        exchange(&[(61, &id), (12, b"PC"), (81, &fqdn), (60, b"MSFT 5.0"), (55, &wishes)], |ask| ask);
+    let (offer, ack) = exchange(&[(61, &id), (12, b"PC"), (81, &fqdn), (60, b"MSFT 5.0"), (55, &wishes)], |ask| ask);
     assert_eq!(offer.codes(), [53, 54, 51, 58, 59, 61, 1, 3, 6, 15, 81]);
     assert_eq!(ack.option(81), Some(vec![8, 255, 255, b'P', b'C']));
 }
@@ -28,8 +27,7 @@ fn dhcp_d28_windows() {
 #[test]
 fn dhcp_d28_android() {
     let wishes = [1, 3, 6, 15, 26, 28, 51, 58, 59, 43, 114, 108];
-    let (offer, _) =
-        exchange(&[(57, &[5, 220]), (60, b"android-dhcp-14"), (12, b"Pixel-8"), (55, &wishes)], |ask| ask);
+    let (offer, _) = exchange(&[(57, &[5, 220]), (60, b"android-dhcp-14"), (12, b"Pixel-8"), (55, &wishes)], |ask| ask);
     assert_eq!(offer.codes(), [53, 54, 51, 58, 59, 1, 3, 6, 15, 26, 28]);
 }
 
@@ -38,7 +36,8 @@ fn dhcp_d28_android() {
 fn dhcp_d28_systemd_networkd() {
     let id = [&[0xff, 0xca, 0x53, 0x09, 0x5a, 0, 2, 0, 0, 0xab, 0x11][..], &[7; 8]].concat();
     let wishes = [1, 3, 6, 12, 15, 26, 33, 42, 119, 120, 121, 162];
-    let (offer, ack) = exchange(&[(61, &id), (55, &wishes), (57, &[5, 192]), (12, b"host")], |ask| ask.field(8, &[0, 3]));
+    let (offer, ack) =
+        exchange(&[(61, &id), (55, &wishes), (57, &[5, 192]), (12, b"host")], |ask| ask.field(8, &[0, 3]));
     assert_eq!(offer.codes(), [53, 54, 51, 58, 59, 61, 1, 3, 6, 15, 26]);
     assert_eq!(ack.option(61), Some(id));
 }
@@ -63,7 +62,10 @@ fn dhcp_d28_macos() {
 fn dhcp_d28_pxe() {
     let (offer, _) = exchange(
         &[
-            (55, &[1, 2, 3, 4, 5, 6, 11, 12, 13, 15, 16, 17, 18, 43, 54, 60, 67, 128, 129, 130, 131, 132, 133, 134, 135]),
+            (
+                55,
+                &[1, 2, 3, 4, 5, 6, 11, 12, 13, 15, 16, 17, 18, 43, 54, 60, 67, 128, 129, 130, 131, 132, 133, 134, 135],
+            ),
             (57, &[4, 236]),
             (97, &[0; 17]),
             (93, &[0, 0]),

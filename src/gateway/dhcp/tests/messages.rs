@@ -77,7 +77,8 @@ fn dhcp_d5_lease_time() {
     let offer = rig.say(me, &discover(mac(1))).unwrap();
     let ack = rig.say(me, &select(mac(1), offer.yiaddr())).unwrap();
     assert_eq!((offer.secs(51), ack.secs(51)), (Some(3600), Some(3600)));
-    let inform = rig.say(me, &Ask::new(MessageType::Inform, mac(1)).ciaddr(offer.yiaddr()).wants(&[51, 58, 59, 1])).unwrap();
+    let inform =
+        rig.say(me, &Ask::new(MessageType::Inform, mac(1)).ciaddr(offer.yiaddr()).wants(&[51, 58, 59, 1])).unwrap();
     assert_eq!(inform.what(), MessageType::Ack);
     assert_eq!(inform.codes(), [53, 54, 1]);
     // A client may ask for less, but not for nearly nothing, and not for more.
@@ -99,7 +100,10 @@ fn dhcp_d9_selecting() {
     let offered = rig.say(me, &discover(mac(1))).unwrap().yiaddr();
     let ack = rig.say(me, &select(mac(1), offered)).unwrap();
     assert_eq!((ack.what(), ack.yiaddr(), ack.message().ciaddr()), (MessageType::Ack, offered, Ipv4Addr::UNSPECIFIED));
-    assert_eq!(rig.world.bound[&offered], Binding { mac: mac(1), port: me.port, session: me.session, member: me.member });
+    assert_eq!(
+        rig.world.bound[&offered],
+        Binding { mac: mac(1), port: me.port, session: me.session, member: me.member }
+    );
     // What was offered to somebody else.
     let other = rig.say(origin(2, 2), &discover(mac(2))).unwrap().yiaddr();
     assert_ne!(other, offered);
@@ -247,14 +251,15 @@ fn dhcp_d14_release() {
     // The memory of D6: others get others, he gets it back without a probe.
     assert_ne!(rig.lease(origin(2, 2), mac(2)), address);
     assert_eq!(rig.lease(me, mac(1)), address);
-    assert_eq!(rig.world.probed, []);
+    assert!(rig.world.probed.is_empty());
 }
 
 #[test]
 fn dhcp_d15_inform() {
     let mut rig = Rig::new(ten());
     let elsewhere = Ipv4Addr::new(192, 0, 2, 9);
-    let ask = Ask::new(MessageType::Inform, mac(1)).ciaddr(elsewhere).wants(&[6, 3]).from(elsewhere, Ipv4Addr::BROADCAST);
+    let ask =
+        Ask::new(MessageType::Inform, mac(1)).ciaddr(elsewhere).wants(&[6, 3]).from(elsewhere, Ipv4Addr::BROADCAST);
     let ack = rig.say(origin(1, 1), &ask).unwrap();
     assert_eq!((ack.what(), ack.dst, ack.dst_mac), (MessageType::Ack, elsewhere, mac(1)));
     assert_eq!((ack.yiaddr(), ack.message().ciaddr()), (Ipv4Addr::UNSPECIFIED, elsewhere));
@@ -306,7 +311,8 @@ fn dhcp_d24_old_clients() {
     let offer = rig.say(origin(1, 1), &discover(mac(1))).unwrap();
     let nak = rig.say(origin(1, 1), &select(mac(1), host(255))).unwrap();
     assert!(offer.payload.len() >= 300 && nak.payload.len() == 300);
-    let reply = DhcpReply { dst_mac: offer.dst_mac, src: SERVER, dst: offer.dst, dst_port: 68, payload: &offer.payload };
+    let reply =
+        DhcpReply { dst_mac: offer.dst_mac, src: SERVER, dst: offer.dst, dst_port: 68, payload: &offer.payload };
     let mut frame = [0; REPLY_FRAME_BYTES_MAX];
     let len = reply.write_frame(mac(99), &mut frame);
     let frame = &frame[..len];

@@ -44,7 +44,7 @@ fn much() -> DhcpSettings {
     let raw = |code, len| RawOption { code, value: vec![code; len], always: false };
     let routes = (0..60).map(|n| Route { network: Ipv4Addr::new(10, n, 0, 0), prefix_len: 16, gateway: SERVER });
     DhcpSettings {
-        raw: vec![raw(224, 100), raw(225, 60), raw(226, 90), raw(227, 255), raw(228, 400)],
+        raw: vec![raw(224, 100), raw(225, 110), raw(226, 90), raw(227, 255), raw(228, 400)],
         routes: routes.collect(),
         ..settings()
     }
@@ -54,7 +54,9 @@ fn much() -> DhcpSettings {
 fn dhcp_d19_message_size() {
     let mut rig = Rig::new(much());
     let wanted = [224, 225, 226, 227, 1, 3];
-    for (announced, bytes_max) in [(None, 548), (Some(0_u16), 548), (Some(400), 548), (Some(900), 872), (Some(65_535), 1472)] {
+    for (announced, bytes_max) in
+        [(None, 548), (Some(0_u16), 548), (Some(400), 548), (Some(900), 872), (Some(65_535), 1472)]
+    {
         let mut ask = discover(mac(1)).wants(&wanted);
         if let Some(announced) = announced {
             ask = ask.option(57, &announced.to_be_bytes());
@@ -79,7 +81,8 @@ fn dhcp_d19_overload_and_long_options_are_read() {
     let mut rig = Rig::new(settings());
     let me = origin(1, 1);
     // Type in sname, requested address in file.
-    let mut ask = discover(mac(1)).option(52, &[3]).field(108, &[50, 4, 100, 64, 7, 7, 0, 255]).field(44, &[53, 1, 1, 255]);
+    let mut ask =
+        discover(mac(1)).option(52, &[3]).field(108, &[50, 4, 100, 64, 7, 7, 0, 255]).field(44, &[53, 1, 1, 255]);
     ask.options.drain(..3);
     assert_eq!(rig.say(me, &ask).unwrap().yiaddr(), Ipv4Addr::new(100, 64, 7, 7));
     // Without option 52 those fields are names.
