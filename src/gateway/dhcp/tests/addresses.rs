@@ -1,4 +1,5 @@
 //! Which address, and whose it stays.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

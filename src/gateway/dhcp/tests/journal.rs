@@ -1,4 +1,5 @@
 //! Leases that outlive the process.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 
@@ -98,11 +99,10 @@ fn dhcp_d16_damage_costs_no_more_than_its_line() {
     assert_eq!(rig.killed().leases, 0);
 }
 
+type Essence = (LeaseState, Option<(MemberId, Mac, ClientKey)>, u128);
+
 /// What must not be lost or made up: who has which address until when, and what is out of service.
-fn essence(
-    server: &DhcpServer,
-    now: Tick,
-) -> BTreeMap<Ipv4Addr, (LeaseState, Option<(MemberId, Mac, ClientKey)>, u128)> {
+fn essence(server: &DhcpServer, now: Tick) -> BTreeMap<Ipv4Addr, Essence> {
     let kept = |row: &LeaseView| matches!(row.state, LeaseState::Leased | LeaseState::Conflict);
     let rows = server.leases(now).filter(kept).map(|row| {
         let who = row.member.zip(row.mac).zip(row.client).map(|((member, mac), client)| (member, mac, client));

@@ -1,4 +1,5 @@
 //! Options, read and written.
+#![forbid(unsafe_code)]
 
 use super::super::settings::{RawOption, Reservation, Route};
 use super::*;
