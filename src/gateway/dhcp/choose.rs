@@ -129,7 +129,8 @@ impl DhcpServer {
             return if is_own { Right::Own } else { Right::None };
         }
         let is_own = place.holder.is_some_and(|holder| {
-            let by_session = holder.is_gone || holder.session == client.origin.session;
+            let by_session =
+                holder.is_gone || holder.session == client.origin.session && self.is_at_limit(&client.origin);
             holder.member == client.origin.member
                 && (holder.key == client.key || !client.origin.is_bridge && by_session)
         });

@@ -34,6 +34,8 @@ impl DhcpServer {
             }
             return Err(DropReason::DhcpPoolEmpty);
         };
+        // The others do not matter to whom the pool is empty: who has an address still gets it.
+        self.is_exhausted &= self.table.spare(0).is_none();
         let place = self.table.place(at);
         let (state, until) = (place.state, place.until);
         match (state, place.holder) {
@@ -111,8 +113,14 @@ impl DhcpServer {
         let is_offered = |at: &Index| self.table.place(*at).state == LeaseState::Offered;
         let offered = self.own(client).filter(is_offered);
         if let Some(at) = offered {
-            self.table.free(at, false, now);
+            self.drop_offer(at, now);
         }
+    }
+
+    /// What is being offered, or probed in order to be, is free again.
+    fn drop_offer(&mut self, at: Index, now: Tick) {
+        self.pending.remove(&at);
+        self.table.free(at, false, now);
     }
 
     /// It takes what was offered. An offer that ran out still holds if nobody was ever given the address.
@@ -220,7 +228,7 @@ impl DhcpServer {
                     self.table.forget(other);
                 }
                 LeaseState::Free | LeaseState::Unused => self.table.forget(other),
-                _ => self.table.free(other, false, now),
+                _ => self.drop_offer(other, now),
             }
         }
         if client.origin.is_bridge {
@@ -233,7 +241,7 @@ impl DhcpServer {
             let Some(other) = first.filter(|_| !is_within) else { break };
             match self.table.place(other).state {
                 LeaseState::Leased => self.end(other, LeaseEnd::Replaced, now, sink),
-                _ => self.table.free(other, false, now),
+                _ => self.drop_offer(other, now),
             }
         }
     }
