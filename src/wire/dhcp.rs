@@ -439,8 +439,9 @@ mod tests {
         let mut builder = ReplyBuilder::new(Message::new_checked(&request).unwrap(), 548, 302);
         assert!(builder.put(1, &[1; 61]));
         let reply = builder.finish(Some((82, &[7; 298]))).to_vec();
-        assert_eq!(reply.len(), 240 + 302 + 1);
+        assert_eq!(reply.len(), 240 + 3 + 302 + 1);
         let found = all(Message::new_checked(&reply).unwrap().options());
-        assert_eq!(found.iter().map(|(code, value)| (*code, value.len())).collect::<Vec<_>>(), [(82, 255), (82, 43)]);
+        let lengths: Vec<_> = found.iter().map(|(code, value)| (*code, value.len())).collect();
+        assert_eq!(lengths, [(52, 1), (82, 255), (82, 43)]);
     }
 }

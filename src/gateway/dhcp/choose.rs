@@ -1,8 +1,12 @@
 //! Which address does a client get? (RFC 2131 §4.3.1, with members)
 //!
-//! 1. one that is reserved for it; 2. its own, held or last had; 3. if its session has as many as it may: one of those;
-//! 4. one that its member left behind in a session that is over, or gave back; 5. the one it asks for; 6. any, best one
-//! whose part of the NAT is on the session's worker, best one that nobody had yet, else the one that is free for longest.
+//! 1. one that is reserved for it;
+//! 2. its own, held or last had;
+//! 3. if its session has as many as it may: one of those;
+//! 4. one that its member left behind in a session that is over, or gave back;
+//! 5. the one it asks for;
+//! 6. any: best one whose part of the NAT is on the session's worker, best one that nobody had yet, else the one that is
+//!    free for longest.
 //!
 //! By 3 and 4, cards with random addresses do not eat the pool, and no session can (H14).
 #![forbid(unsafe_code)]
@@ -125,7 +129,8 @@ impl DhcpServer {
             return if is_own { Right::Own } else { Right::None };
         }
         let is_own = place.holder.is_some_and(|holder| {
-            let by_session = holder.is_gone || holder.session == client.origin.session;
+            let by_session =
+                holder.is_gone || holder.session == client.origin.session && self.is_at_limit(&client.origin);
             holder.member == client.origin.member
                 && (holder.key == client.key || !client.origin.is_bridge && by_session)
         });

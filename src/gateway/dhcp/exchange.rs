@@ -34,6 +34,8 @@ impl DhcpServer {
             }
             return Err(DropReason::DhcpPoolEmpty);
         };
+        // The others do not matter to whom the pool is empty: who has an address still gets it.
+        self.is_exhausted &= self.table.spare(0).is_none();
         let place = self.table.place(at);
         let (state, until) = (place.state, place.until);
         match (state, place.holder) {
@@ -111,8 +113,14 @@ impl DhcpServer {
         let is_offered = |at: &Index| self.table.place(*at).state == LeaseState::Offered;
         let offered = self.own(client).filter(is_offered);
         if let Some(at) = offered {
-            self.table.free(at, false, now);
+            self.drop_offer(at, now);
         }
+    }
+
+    /// What is being offered, or probed in order to be, is free again.
+    fn drop_offer(&mut self, at: Index, now: Tick) {
+        self.pending.remove(&at);
+        self.table.free(at, false, now);
     }
 
     /// It takes what was offered. An offer that ran out still holds if nobody was ever given the address.
@@ -172,9 +180,9 @@ impl DhcpServer {
         let place = self.table.place(at);
         let before = place.holder.filter(|_| place.state == LeaseState::Leased);
         let is_same = before.is_some_and(|holder| holder.mac == client.mac && holder.key == client.key);
-        let gain = until.since(place.until);
+        let change = until.since(place.until).max(place.until.since(until));
         let is_same_host = place.host_name.as_deref() == host_name(asked);
-        if is_same && is_same_host && place.until > now && gain < Duration::from_secs((secs / 16).into()) {
+        if is_same && is_same_host && place.until > now && change < Duration::from_secs((secs / 16).into()) {
             // Asked again within a moment: what is written down is said again, and the disk has nothing to do.
             secs = u32::try_from(place.until.since(now).as_secs()).unwrap_or(secs);
             self.table.hold(at, client.holder(), LeaseState::Leased, place.until);
@@ -220,7 +228,7 @@ impl DhcpServer {
                     self.table.forget(other);
                 }
                 LeaseState::Free | LeaseState::Unused => self.table.forget(other),
-                _ => self.table.free(other, false, now),
+                _ => self.drop_offer(other, now),
             }
         }
         if client.origin.is_bridge {
@@ -233,7 +241,7 @@ impl DhcpServer {
             let Some(other) = first.filter(|_| !is_within) else { break };
             match self.table.place(other).state {
                 LeaseState::Leased => self.end(other, LeaseEnd::Replaced, now, sink),
-                _ => self.table.free(other, false, now),
+                _ => self.drop_offer(other, now),
             }
         }
     }

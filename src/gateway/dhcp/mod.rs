@@ -406,7 +406,6 @@ impl DhcpServer {
         let address = self.table.address(at);
         let holder = self.table.place(at).holder;
         self.table.free(at, true, now);
-        self.is_exhausted = false;
         // What has run out is known from the lease's own record.
         if why != LeaseEnd::Expired {
             self.write_down(at, sink);

@@ -295,7 +295,7 @@ fn bounds(server: Ipv4Addr, prefix_len: u8) -> (u32, u32) {
     (u32::from(server) & mask, u32::from(server) | !mask)
 }
 
-/// Addresses of a pool: about 150 bytes are kept for each, 150 MB at most.
+/// Addresses of a pool: 256 bytes are kept for each, 256 MiB at most.
 pub const POOL_MAX: u32 = 1 << 20;
 /// Counting a session's leases must stay cheap.
 pub const SESSION_LEASES_MAX: usize = 64;

@@ -1,4 +1,5 @@
 //! Which address, and whose it stays.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,7 +43,11 @@ fn dhcp_d6_a_last_address_that_is_another_s_by_now() {
 #[test]
 fn dhcp_d7_probe_before_reuse() {
     let mut rig = Rig::new(ten());
-    let all: Vec<_> = (0..10).map(|n| rig.lease(origin(n, n.into()), mac(n))).collect();
+    let mut all = Vec::new();
+    for n in 0..10 {
+        all.push(rig.lease(origin(n, n.into()), mac(n)));
+        rig.secs(1);
+    }
     assert!(rig.world.probed.is_empty(), "addresses that nobody had need none");
     for n in 0..10 {
         rig.server.session_ended(SessionId(n), &mut rig.world);
@@ -153,6 +158,7 @@ fn dhcp_d25_a_member_finds_his_lease_with_another_card() {
     for n in 2..50 {
         let (session, card) = (u64::from(n), mac(n));
         rig.server.session_ended(SessionId(session - 1), &mut rig.world);
+        rig.secs(1);
         assert_eq!(rig.lease(origin(1, session), card), first);
     }
     // In a session that goes on, too.
@@ -273,4 +279,48 @@ fn stations_behind_a_bridge_are_not_one_another() {
     let next = Origin { session: SessionId(901), ..bridge() };
     assert!(!all.contains(&rig.lease(next, mac(1000))), "nobody inherits");
     assert_eq!(rig.lease(next, mac(7)), *all.iter().nth(7).unwrap(), "and each keeps his own");
+}
+
+#[test]
+fn stations_of_one_session_do_not_take_from_each_other() {
+    let mut rig = Rig::new(DhcpSettings { leases_per_session: 3, ..ten() });
+    let me = origin(1, 1);
+    let first = rig.lease(me, mac(1));
+    for ask in [select(mac(2), first), renew(mac(2), first), rebind(mac(2), first)] {
+        assert_eq!(rig.say(me, &ask).unwrap().what(), MessageType::Nak);
+    }
+    assert_eq!(rig.drop_reason(me, &reboot(mac(2), first)), DropReason::DhcpUnknownClient);
+    rig.secs(1);
+    let others = [rig.lease(me, mac(2)), rig.lease(me, mac(3))];
+    assert!(others[0] != others[1] && !others.contains(&first));
+    // The fourth gets the one that ends first, and nobody a fourth address.
+    rig.secs(10);
+    assert_eq!(rig.lease(me, mac(4)), first);
+    assert_eq!(rig.world.bound.len(), 3);
+}
+
+/// The message that waits for a probe does not outlive it.
+#[test]
+fn what_is_given_up_waits_for_nothing() {
+    let mut rig = Rig::new(DhcpSettings { reservations: vec![reserved(30, None, None, Some(b"\x00x"))], ..ten() });
+    for n in 0..10 {
+        rig.lease(origin(n, n.into()), mac(n));
+        rig.server.session_ended(SessionId(n.into()), &mut rig.world);
+    }
+    rig.secs(4000);
+    let me = origin(50, 50);
+    assert_eq!(rig.say(me, &discover(mac(50))), None);
+    assert_eq!(rig.server.pending.len(), 1);
+    assert_eq!(rig.lease_by(me, mac(50), |ask| ask.id(b"\x00x")), host(30));
+    assert_eq!(
+        (rig.server.pending.len(), rig.server.leases(rig.now).filter(|row| row.state == LeaseState::Probing).count()),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_place_costs_what_is_said() {
+    let place = size_of::<super::super::lease::Place>();
+    // And four lists with two ends and a link each, and two words of a timer.
+    assert!(place + 4 * 20 + 4 + 16 <= 256, "{place}");
 }

@@ -1,4 +1,5 @@
 //! What clients in the field send, option by option, and that they get what they need.
+#![forbid(unsafe_code)]
 
 use super::*;
 

@@ -1,4 +1,5 @@
 //! Leases that outlive the process.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 
@@ -98,17 +99,16 @@ fn dhcp_d16_damage_costs_no_more_than_its_line() {
     assert_eq!(rig.killed().leases, 0);
 }
 
+type Essence = (LeaseState, Option<(MemberId, Mac, ClientKey)>, u128);
+
 /// What must not be lost or made up: who has which address until when, and what is out of service.
-fn essence(
-    server: &DhcpServer,
-    now: Tick,
-) -> BTreeMap<Ipv4Addr, (LeaseState, Option<(MemberId, Mac, ClientKey)>, u64)> {
+fn essence(server: &DhcpServer, now: Tick) -> BTreeMap<Ipv4Addr, Essence> {
     let kept = |row: &LeaseView| matches!(row.state, LeaseState::Leased | LeaseState::Conflict);
     let rows = server.leases(now).filter(kept).map(|row| {
         let who = row.member.zip(row.mac).zip(row.client).map(|((member, mac), client)| (member, mac, client));
         // Out of service is out of service, whoever said so.
         let who = who.filter(|_| row.state == LeaseState::Leased);
-        (row.address, (row.state, who, row.left.as_millis().div_ceil(1000) as u64))
+        (row.address, (row.state, who, row.left.as_millis().div_ceil(1000)))
     });
     rows.collect()
 }
@@ -207,6 +207,7 @@ mod random {
         ask: &Ask,
     ) -> Result<(), TestCaseError> {
         let before = rig.world.events.len();
+        let bound = rig.world.bound.clone();
         let said = rig.say(origin, ask);
         for event in &rig.world.events[before..] {
             if let DhcpEvent::Ended { address, .. } = event {
@@ -222,6 +223,10 @@ mod random {
                 "{address} is {member:?}'s, and given to {:?}",
                 origin.member
             );
+        }
+        if let Some(held) = bound.get(&address) {
+            let is_same = (held.member, held.mac) == (origin.member, mac(station));
+            prop_assert!(is_same || held.session == origin.session, "{address} is in use by {held:?}");
         }
         let binding = rig.world.bound.get(&address);
         prop_assert_eq!(
@@ -283,8 +288,10 @@ mod random {
                     }
                     Step::Pass { ms } => drop(rig.pass(Duration::from_millis(ms))),
                     Step::Kill => {
+                        // Whole seconds are all that the journal knows.
+                        let past = rig.now.since(START).subsec_nanos();
+                        rig.pass(Duration::from_nanos(1_000_000_000 - u64::from(past)));
                         let before = essence(&rig.server, rig.now);
-                        rig.pass(Duration::ZERO);
                         let span = rig.now.since(START);
                         let now = rig.now;
                         rig.killed();

@@ -1,4 +1,5 @@
 //! The eight messages: what is answered, to whom, and what not.
+#![forbid(unsafe_code)]
 
 use super::*;
 

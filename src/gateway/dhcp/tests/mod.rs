@@ -343,6 +343,7 @@ impl Rig {
         let restored = server.restore(&self.world.journal);
         self.server = server;
         self.world.bound.clear();
+        self.pass(Duration::ZERO);
         restored
     }
 }

@@ -1,4 +1,5 @@
 //! Options, read and written.
+#![forbid(unsafe_code)]
 
 use super::super::settings::{RawOption, Reservation, Route};
 use super::*;
@@ -44,7 +45,7 @@ fn much() -> DhcpSettings {
     let raw = |code, len| RawOption { code, value: vec![code; len], always: false };
     let routes = (0..60).map(|n| Route { network: Ipv4Addr::new(10, n, 0, 0), prefix_len: 16, gateway: SERVER });
     DhcpSettings {
-        raw: vec![raw(224, 100), raw(225, 60), raw(226, 90), raw(227, 255), raw(228, 400)],
+        raw: vec![raw(224, 100), raw(225, 110), raw(226, 90), raw(227, 255), raw(228, 400)],
         routes: routes.collect(),
         ..settings()
     }

@@ -1,4 +1,5 @@
 //! Many clients.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 
