@@ -39,6 +39,7 @@ demo_nat() {
     row dhcpcd nat_dhcp_client dhcpcd
     row 'reserved address' nat_reserved
     row 'kill -9 under load' nat_kill
+    row 'user blocked' nat_block
     echo
     row 'dhcp list' nat_list dhcp list
     row 'nat list' nat_list nat list
@@ -296,6 +297,25 @@ nat_kill() {
     in_server nft delete table ip watch 2>/dev/null || true
 }
 member_is_back() { [ "$(client_logins "$1")" -gt "$2" ] && in_client "$1" ping -n -q -c 1 -W 1 "$INTERNET_HOST" >/dev/null 2>&1; }
+
+# Under load the operator blocks client 1's user: his flow stops within a second, and so does his session.
+nat_block() {
+    local t flow
+    internet_iperf
+    load 1 /dev/null iperf3 -c "$INTERNET_HOST" -t 60
+    flow=$SPAWNED
+    sleep 2
+    ! gone "$flow" || fail 'there is no load'
+    t=$(now)
+    "$HUBLANE" user block u1 --state "$RUN/$SERVER/state" >/dev/null || fail 'hublane user block fails'
+    within 1 no_session_of_1 || fail 'the session of a blocked user goes on after 1 s'
+    within 1 no_mapping_of_1 || fail 'mappings of a blocked user live on after 1 s'
+    detail "session and mappings gone after $(since "$t") s"
+    "$HUBLANE" user unblock u1 --state "$RUN/$SERVER/state" >/dev/null || fail 'hublane user unblock fails'
+    traffic_stop
+}
+no_session_of_1() { ! hublane_sessions | finds -x u1; }
+no_mapping_of_1() { ! hublane_ask nat list | finds -w "$(member_address 1)"; }
 
 # nat_list WORD...: what the operator sees.
 nat_list() {
