@@ -67,8 +67,8 @@ struct Report {
     mode: &'static str,
     tls: String,
     members: usize,
-    /// From the first question to the last lease.
-    all_leased_seconds: f64,
+    /// From the first question to the last lease, if everybody has one.
+    all_leased_seconds: Option<f64>,
     members_without_lease: usize,
     /// Addresses that more than one member has.
     leased_twice: usize,
@@ -92,8 +92,9 @@ struct Report {
     ambiguous: u64,
     external_addresses: usize,
     external_endpoints: usize,
-    /// Flows that still carried data at the end.
+    /// Flows that still carried data at the end, and open ones that did not.
     alive: u64,
+    dead: u64,
     misdelivered: u64,
     moved: u64,
     check_server_cpu_us_per_flow: Option<f64>,
@@ -167,8 +168,9 @@ impl Nat {
             load.boot(Duration::from_secs_f64(self.boot_seconds), Duration::from_secs_f64(self.patience_seconds))?;
         let crowd = &load.crowd;
         let milliseconds = |quantile| crowd.lease_us.value_at_quantile(quantile) as f64 / 1e3;
-        report.all_leased_seconds = crowd.last_lease.since(began).as_secs_f64();
         (report.members_without_lease, report.leased_twice) = crowd.leases();
+        let took = crowd.last_lease.since(began).as_secs_f64();
+        report.all_leased_seconds = (report.members_without_lease == 0).then_some(took);
         report.members_without_router = report.members - crowd.counts.ready;
         (report.lease_ms_p50, report.lease_ms_p99) = (milliseconds(0.5), milliseconds(0.99));
         (report.dhcp_retries, report.dhcp_naks) = crowd.trouble();
@@ -198,6 +200,7 @@ impl Nat {
         let counts = &load.crowd.counts;
         report.questions_again = counts.again;
         (report.alive, report.misdelivered, report.moved) = (counts.alive, counts.misdelivered, counts.moved);
+        report.dead = report.open - report.alive;
         report.check_server_cpu_us_per_flow = cpu_each(before, server, counts.alive as f64 / 1e6)?;
         Ok(())
     }

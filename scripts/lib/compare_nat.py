@@ -62,7 +62,11 @@ CHECKS = [
     Check("nat-boot", "leased_twice", "addresses", OURS, target=0),
     Check("nat-connections", "refused", "connections", OURS, target=0),
     Check("nat-connections", "ambiguous", "traces", OURS, target=0),
+    Check("nat-connections", "dead", "connections", OURS, target=0),
+    Check("nat-connections", "misdelivered", "answers", OURS, target=0),
     Check("nat-connections", "open", "connections", OURS),
+    Check("nat-connections", "external_endpoints", "ports used", OURS),
+    Check("nat-connections", "open_server_cpu_us_per_flow", "us/connection", OURS),
     # As a cost, so that less is better: 0.5 ms an exchange are 2,000 a second.
     Check("nat-dhcp", "ms_per_exchange", "ms", OURS, target=0.5),
     Check("nat-dhcp", "lost_share", "of the exchanges", OURS, target=0.001),

@@ -39,6 +39,7 @@ demo_nat() {
     row dhcpcd nat_dhcp_client dhcpcd
     row 'reserved address' nat_reserved
     row 'kill -9 under load' nat_kill
+    row 'user blocked' nat_block
     echo
     row 'dhcp list' nat_list dhcp list
     row 'nat list' nat_list nat list
@@ -183,7 +184,8 @@ refused_by_name() {
     [ -n "$names" ] || fail "$target: it failed ($(head -1 "$RUN/said")), but no reason says why"
     detail "$target: $names"
 }
-fetch_by_1() { in_client 1 curl -sS -m 3 -o /dev/null "$1"; }
+# Whatever answers, by whatever certificate, has been reached.
+fetch_by_1() { in_client 1 curl -sSk -m 3 -o /dev/null "$1"; }
 
 nat_forbidden() {
     local address
@@ -260,7 +262,7 @@ nat_reserved() {
 # stay; members come back by themselves, or, since a stock client sometimes cannot after such an end (protocol note,
 # section 1.1), as programs started anew.
 nat_kill() {
-    local n t counted before=() logins=() anew=''
+    local n t counted before=() logins=() anew='' patience=$BACK_SECONDS
     spawn "$NS_SERVER" "$RUN/hold.out" python3 "$PROBE" hold "$INTERNET_HOST" "$RUN/hold"
     echo "$SPAWNED" >>"$RUN/load"
     within 10 test -e "$RUN/hold" || fail "the host's own connection does not begin: $(tail -1 "$RUN/hold.out")"
@@ -271,10 +273,10 @@ nat_kill() {
     server_restart KILL
     t=$(now)
     for n in 1 2; do
-        if within $BACK_SECONDS member_is_back $n "${logins[n]}"; then
+        if within "$patience" member_is_back $n "${logins[n]}"; then
             detail "client $n back after $(since "$t") s"
         else
-            anew=yes
+            anew=yes patience=1 # the other one has had as long
         fi
     done
     counted=$(cat "$RUN/hold")
@@ -284,6 +286,8 @@ nat_kill() {
     traffic_stop
     if [ -n "$anew" ]; then
         clients_stop
+        # A lease is not taken from a session that may still live.
+        within 30 no_sessions || fail 'sessions of programs that have ended are still there after 30 s'
         clients_want '1 2'
         for n in 1 2; do member_dhcp $n udhcpc; done
         detail 'client programs started anew, with other cards'
@@ -296,6 +300,27 @@ nat_kill() {
     in_server nft delete table ip watch 2>/dev/null || true
 }
 member_is_back() { [ "$(client_logins "$1")" -gt "$2" ] && in_client "$1" ping -n -q -c 1 -W 1 "$INTERNET_HOST" >/dev/null 2>&1; }
+
+# Under load the operator blocks client 1's user: his flow stops within a second, and so does his session.
+nat_block() {
+    local t flow
+    internet_iperf
+    load 1 /dev/null iperf3 -c "$INTERNET_HOST" -t 60
+    flow=$SPAWNED
+    sleep 2
+    ! gone "$flow" || fail 'there is no load'
+    t=$(now)
+    "$HUBLANE" user block u1 --state "$RUN/$SERVER/state" >/dev/null || fail 'hublane user block fails'
+    within 1 no_session_of_1 || fail 'the session of a blocked user goes on after 1 s'
+    within 1 no_mapping_of_1 || fail 'mappings of a blocked user live on after 1 s'
+    detail "session and mappings gone after $(since "$t") s"
+    "$HUBLANE" user unblock u1 --state "$RUN/$SERVER/state" >/dev/null || fail 'hublane user unblock fails'
+    traffic_stop
+}
+no_session_of_1() { ! hublane_sessions | finds -x u1; }
+no_mapping_of_1() { ! hublane_ask nat list | finds -w "$(member_address 1)"; }
+
+no_sessions() { [ -z "$(hublane_sessions)" ]; }
 
 # nat_list WORD...: what the operator sees.
 nat_list() {
