@@ -70,6 +70,8 @@ reasons! {
         HubRouterAdvert = "hub_router_advert",
         /// IPv6, in a hub that does not carry it between members or for a member whose policy refuses it.
         HubIpv6 = "hub_ipv6",
+        /// More answers of the gateway than fit behind what one member sent at once.
+        GatewayAnswersFull = "gateway_answers_full",
         /// DHCP answer given up because the lease file is written too slowly.
         GatewayJournalSlow = "gateway_journal_slow",
         /// Packet from outside for a member who has gone.

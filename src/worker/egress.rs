@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::exchange::{Header, Outbox};
 use super::parcel::{Dest, Parcel};
-use super::router::Router;
+use super::router::{Later, Router};
 use super::slots::{Port, PortTable};
 use super::turn::HOUSEKEEPING;
 use crate::hub::meta::EDITED_BYTES_MAX;
@@ -41,6 +41,8 @@ pub struct Fabric {
     pub broken: Vec<PortId>,
     /// This worker's part in the ways out of hubs, by [`HubId`].
     pub(super) routers: Vec<Option<Box<Router>>>,
+    /// Answers of gateways to the port that is being served.
+    pub(super) later: Later,
     /// Ports of a flood, kept for its capacity.
     fan: Vec<PortId>,
 }
@@ -75,6 +77,7 @@ impl Fabric {
             dirty: Vec::new(),
             broken: Vec::new(),
             routers: Vec::new(),
+            later: Later::default(),
             fan: Vec::new(),
         };
         fabric.configure(hubs);

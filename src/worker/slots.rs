@@ -83,6 +83,12 @@ impl PortTable {
         if slot.generation == id.generation() { slot.port.take() } else { None }
     }
 
+    /// Whether a port of that name exists and is taken out.
+    #[inline]
+    pub fn is_out(&self, id: PortId) -> bool {
+        self.slots.get(id.slot()).is_some_and(|slot| slot.generation == id.generation() && slot.port.is_none())
+    }
+
     /// Ends [`Self::take`].
     #[inline]
     pub fn put_back(&mut self, port: Box<Port>) {

@@ -156,6 +156,7 @@ impl<Io: StreamIo> Worker<Io> {
         let Self { io, scratch, fabric, now, .. } = self;
         let done = catch_unwind(AssertUnwindSafe(|| step(io, &mut port, scratch, fabric, *now)));
         self.fabric.ports.put_back(port);
+        self.fabric.deliver_late(self.now);
         if done.is_err() {
             self.end_defective(id);
         }

@@ -30,11 +30,13 @@ use crate::tick::Tick;
 use crate::wire::ethernet::{FRAME_BYTES_MAX, Frame};
 
 pub mod host;
+mod later;
 pub mod orders;
 pub mod plan;
 pub mod translate;
 
 use host::{Host, HostSeed};
+pub(super) use later::Later;
 use plan::RouterPlan;
 use translate::{LaneSide, Packets};
 
@@ -166,7 +168,11 @@ impl Fabric {
     pub(super) fn from_host(&mut self, plan: &RouterPlan, to: PortId, frame: Frame<'_>, now: Tick) {
         let meta = plan.meta(Scope::Unicast);
         if to.worker() == self.index {
-            self.deliver(plan.hub, to, meta, frame, now);
+            if !self.ports.is_out(to) {
+                self.deliver(plan.hub, to, meta, frame, now);
+            } else if !self.later.push(plan.hub, to, meta, frame) {
+                self.counters.drop_frame(DropReason::GatewayAnswersFull);
+            }
         } else if to.worker() < self.outbox.workers() {
             self.hand_over(to.worker(), Parcel { hub: plan.hub, to: Dest::Port(to), meta }, frame.bytes());
         } else {
