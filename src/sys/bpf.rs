@@ -229,7 +229,7 @@ impl Program {
                     let mode = if indexed { 0x40 } else { 0x20 };
                     let offset = i32::try_from(base.offset() + u32::from(at)).map_err(|_| too_long())?;
                     let insn = Insn::new(mode | u8::try_from(size.classic()).unwrap_or(0), 0, 0, 0, offset);
-                    code.push(if indexed { insn.from_register(7) } else { insn });
+                    code.push(if indexed { insn.with_source(7) } else { insn });
                 }
                 Op::LoadMeta(meta) => {
                     code.push(Insn::new(0x61, 0, 6, meta.extended(), 0));
@@ -372,7 +372,7 @@ impl Insn {
         Self { code, registers, offset, immediate }
     }
 
-    const fn from_register(self, src: u8) -> Self {
+    const fn with_source(self, src: u8) -> Self {
         Self::new(self.code, 0, src, self.offset, self.immediate)
     }
 }

@@ -244,9 +244,9 @@ impl PacketSocket {
     fn bind(&self, ifindex: u32) -> io::Result<()> {
         // SAFETY: integers and bytes, for which zeros are values.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as _;
+        address.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).unwrap_or(0);
         // All protocols: only such sockets see frames before tc drops them.
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or(0).to_be();
         address.sll_ifindex = ifindex.cast_signed();
         let bytes = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
         // SAFETY: an address of that family and length, which lives through the call.

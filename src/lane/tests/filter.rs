@@ -32,7 +32,7 @@ fn frame(packet: Vec<u8>, ethertype: u16) -> Vec<u8> {
 
 fn tcp(dst: Ipv4Addr, port: u16) -> Vec<u8> {
     let mut l4 = vec![0; 20];
-    l4[..4].copy_from_slice(&[0, 80, (port >> 8) as u8, port as u8]);
+    l4[2..4].copy_from_slice(&port.to_be_bytes());
     ip(FAR, dst, 6, 0, l4)
 }
 

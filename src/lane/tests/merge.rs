@@ -36,7 +36,7 @@ fn stream(first: &Tcp, count: u32) -> Vec<Tcp> {
     let segment = |n: u32| Tcp {
         seq: first.seq.wrapping_add(n * bytes),
         id: first.id.wrapping_add(u16::try_from(n).unwrap()),
-        payload: (0..bytes).map(|at| (at * 7 + n) as u8).collect(),
+        payload: (0..bytes).map(|at| (at * 7 + n).to_le_bytes()[0]).collect(),
         ..first.clone()
     };
     (0..count).map(segment).collect()
@@ -203,7 +203,7 @@ fn packets_of(steps: &[Step]) -> Vec<Vec<u8>> {
     let mut flows: Vec<Tcp> = (0..4).map(|n| Tcp { src_port: 61_000 + n, ..Tcp::default() }).collect();
     let packet = |(n, step): (usize, &Step)| {
         let flow = &mut flows[usize::from(step.flow)];
-        flow.payload = (0..step.bytes).map(|at| (at * 3 + n) as u8).collect();
+        flow.payload = (0..step.bytes).map(|at| (at * 3 + n).to_le_bytes()[0]).collect();
         flow.flags = tcp::FLAG_ACK;
         match step.odd {
             0 => flow.flags |= PSH,
