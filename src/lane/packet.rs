@@ -71,7 +71,7 @@ pub fn open(settings: PacketSettings) -> Result<Vec<PacketLane>, NoLane> {
         let mut made = crew.lock();
         let socket = made.sockets.get_mut(worker).and_then(Option::take);
         let link = link_of(device, made.generation, socket.is_some());
-        PacketLane { crew: Arc::clone(&crew), worker, devices, socket, device: made.device, link }
+        PacketLane { crew: Arc::clone(&crew), worker, devices, socket, device: made.device, link, frames: FRAMES }
     };
     Ok(links.into_iter().enumerate().map(lane).collect())
 }
@@ -86,6 +86,8 @@ pub struct PacketLane {
     /// Index of the device that `socket` belongs to; 0: none.
     device: u32,
     link: Link,
+    /// Frames to ask for at once, by what came last.
+    frames: usize,
 }
 
 /// What the lanes of a device share. Locked only when a device is opened.
@@ -185,10 +187,10 @@ impl LaneIo for PacketLane {
     }
 
     fn receive(&mut self, frames_max: usize) -> io::Result<usize> {
-        match &mut self.socket {
-            Some(socket) => socket.receive(frames_max),
-            None => Ok(0),
-        }
+        let Some(socket) = &mut self.socket else { return Ok(0) };
+        let (frames, bytes) = socket.receive(frames_max.min(self.frames))?;
+        self.frames = if bytes > frames * LARGE_BYTES { FRAMES_LARGE } else { FRAMES };
+        Ok(frames)
     }
 
     #[inline]
@@ -286,7 +288,11 @@ fn header_of(message: &Outgoing<'_>) -> VnetHeader {
     }
 }
 
-/// Frames of one system call: super-packets fill the cache long before.
+/// Frames of one system call.
 const FRAMES: usize = 32;
+/// The same if they are super-packets: they shall be in the cache still when they are sent on.
+const FRAMES_LARGE: usize = 8;
+/// Frames longer than this on average are large.
+const LARGE_BYTES: usize = 16 * 1024;
 /// A burst fits, as the kernel counts it.
 const SEND_BYTES: usize = 4 * 1024 * 1024;
