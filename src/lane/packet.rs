@@ -63,10 +63,9 @@ pub fn open(settings: PacketSettings) -> Result<Vec<PacketLane>, NoLane> {
         links.push(devices()?);
     }
     let crew = Arc::new(Crew { settings, made: Mutex::new(Made::default()) });
-    if device.up {
-        let mut made = crew.lock();
-        crew.make(&mut made, device)?;
-    }
+    let mut made = crew.lock();
+    crew.make(&mut made, device)?;
+    drop(made);
     let lane = |(worker, devices)| {
         let mut made = crew.lock();
         let socket = made.sockets.get_mut(worker).and_then(Option::take);
@@ -111,7 +110,8 @@ impl Crew {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens everything on `device`. What was opened before goes only if that works.
+    /// Opens everything on `device`. What was opened before goes only if that works. A device that is down takes a guard
+    /// and a socket, which tells about rights, but none can join a group there: they are closed again.
     fn make(&self, made: &mut Made, device: Device) -> Result<(), NoLane> {
         let refused = |error| NoLane::Socket(self.settings.device.clone(), error);
         let filter = &self.settings.filter;
@@ -119,14 +119,21 @@ impl Crew {
         let guard = HostGuard::attach(&filter.host(), device.index)?;
         let takes = filter.socket().classic(Base::Ethernet).map_err(refused)?;
         let steer = filter.steer().classic(Base::Network).map_err(refused)?;
+        if !device.up {
+            return PacketSocket::open(device.index, self.options()).map(drop).map_err(refused);
+        }
         let sockets = self.sockets(device.index, &takes, &steer).map_err(refused)?;
         *made = Made { generation: made.generation + 1, device: device.index, sockets, _guard: Some(guard) };
         Ok(())
     }
 
+    fn options(&self) -> Options {
+        let PacketSettings { receive_bytes, qdisc_bypass, .. } = self.settings;
+        Options { receive_bytes, send_bytes: SEND_BYTES, frames: FRAMES, qdisc_bypass }
+    }
+
     fn sockets(&self, index: u32, takes: &Classic, steer: &Classic) -> io::Result<Vec<Option<PacketSocket>>> {
-        let PacketSettings { workers, receive_bytes, qdisc_bypass, .. } = self.settings;
-        let options = Options { receive_bytes, send_bytes: SEND_BYTES, frames: FRAMES, qdisc_bypass };
+        let (workers, options) = (self.settings.workers, self.options());
         let (mut sockets, mut group) = (Vec::new(), None);
         for _ in 0..workers.max(1) {
             let socket = PacketSocket::open(index, options)?;
