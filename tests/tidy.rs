@@ -59,6 +59,9 @@ const HOT: &[&str] = &[
     "src/sys/ring.rs",
     "src/sys/bufring.rs",
     "src/sys/uring.rs",
+    "src/sys/packet.rs",
+    "src/lane/merge.rs",
+    "src/lane/outlet.rs",
 ];
 
 /// What they may not name, in product code.

@@ -108,7 +108,8 @@ impl LaneFilter {
     /// first gets the rest, among it ARP and fragments.
     pub fn steer(&self) -> Program {
         let mut p = Program::new();
-        let (first, icmp, l4) = (p.label(), p.label(), p.label());
+        let (first, icmp, l4, by_number) = (p.label(), p.label(), p.label(), p.label());
+        let workers: Vec<_> = self.slices.iter().map(|_| p.label()).collect();
         p.load_meta(Meta::Protocol);
         unless_equal(&mut p, u32::from(ipv4::ETHERTYPE), first);
         p.load(Size::Half, IP_FRAGMENT);
@@ -122,20 +123,44 @@ impl LaneFilter {
         p.jump(first);
 
         p.place(l4);
-        self.static_worker(&mut p, IP_DST, IP_PROTOCOL, L4_DST_PORT, false);
+        for group in self.static_groups() {
+            let next = p.label();
+            p.load(Size::Word, IP_DST);
+            unless_equal(&mut p, u32::from(group.address), next);
+            p.load(Size::Byte, IP_PROTOCOL);
+            unless_equal(&mut p, u32::from(group.protocol), next);
+            p.load_indexed(Size::Half, L4_DST_PORT);
+            group.workers(&mut p, &workers);
+            p.jump(by_number);
+            p.place(next);
+        }
         p.load_indexed(Size::Half, L4_DST_PORT);
-        self.slice_worker(&mut p);
-        p.jump(first);
+        p.jump(by_number);
 
         p.place(icmp);
         let (answer, error) = (p.label(), p.label());
         icmp_kinds(&mut p, answer, error, first);
         p.place(answer);
         p.load_indexed(Size::Half, ICMP_ID);
-        self.slice_worker(&mut p);
-        p.jump(first);
-
+        p.jump(by_number);
         p.place(error);
+        self.steer_errors(&mut p, &workers, by_number, first);
+
+        p.place(by_number);
+        for (slice, worker) in self.slices.iter().zip(&workers).filter(|(slice, _)| !slice.is_empty()) {
+            if_within(&mut p, (u32::from(*slice.start()), u32::from(*slice.end())), *worker);
+        }
+        p.place(first);
+        p.ret(0);
+        for (number, worker) in (0..).zip(workers) {
+            p.place(worker);
+            p.ret(number);
+        }
+        p
+    }
+
+    /// The part of [`Self::steer`] for errors of ICMP.
+    fn steer_errors(&self, p: &mut Program, workers: &[Label], by_number: Label, first: Label) {
         let (inner_l4, inner_icmp) = (p.label(), p.label());
         p.load_indexed(Size::Byte, INNER + IP_PROTOCOL);
         p.jump_if(Test::Equal, u32::from(ICMP), inner_icmp);
@@ -144,18 +169,25 @@ impl LaneFilter {
         }
         p.jump(first);
         p.place(inner_l4);
-        self.static_worker(&mut p, INNER + IP_SRC, INNER + IP_PROTOCOL, INNER, true);
-        inner_to_x(&mut p);
+        for group in self.static_groups() {
+            let next = p.label();
+            p.load_indexed(Size::Word, INNER + IP_SRC);
+            unless_equal(p, u32::from(group.address), next);
+            p.load_indexed(Size::Byte, INNER + IP_PROTOCOL);
+            unless_equal(p, u32::from(group.protocol), next);
+            inner_to_x(p);
+            p.load_indexed(Size::Half, INNER);
+            group.workers(p, workers);
+            p.jump(by_number);
+            p.place(next);
+        }
+        inner_to_x(p);
         p.load_indexed(Size::Half, INNER);
-        self.slice_worker(&mut p);
-        p.jump(first);
+        p.jump(by_number);
         p.place(inner_icmp);
-        inner_to_x(&mut p);
+        inner_to_x(p);
         p.load_indexed(Size::Half, INNER + ICMP_ID);
-        self.slice_worker(&mut p);
-        p.place(first);
-        p.ret(0);
-        p
+        p.jump(by_number);
     }
 
     /// `yes` for what a port, an identifier (unless `queries` is false) or the packet inside an error of ICMP makes ours.
@@ -265,40 +297,35 @@ impl LaneFilter {
         }
     }
 
-    /// Returns the worker whose slice has the number in A.
-    fn slice_worker(&self, p: &mut Program) {
-        for (worker, slice) in (0..).zip(&self.slices).filter(|(_, slice)| !slice.is_empty()) {
-            let (inside, next) = (p.label(), p.label());
-            if_within(p, (u32::from(*slice.start()), u32::from(*slice.end())), inside);
-            p.jump(next);
-            p.place(inside);
-            p.ret(worker);
-            p.place(next);
+    /// Static ports by address and protocol.
+    fn static_groups(&self) -> Vec<StaticGroup> {
+        let mut groups: Vec<StaticGroup> = Vec::new();
+        for &StaticPort { protocol, address, port, worker } in &self.statics {
+            let at = groups.iter().position(|group| (group.address, group.protocol) == (address, protocol));
+            let at = at.unwrap_or_else(|| {
+                groups.push(StaticGroup { address, protocol, ports: Vec::new() });
+                groups.len() - 1
+            });
+            groups[at].ports.push((port, worker));
         }
+        groups
     }
+}
 
-    /// Returns the worker of a static port; `ip_at` and `protocol_at` are offsets in the packet (plus X if `inner`),
-    /// `port_at` one from X, or from behind the inner header if `inner`.
-    fn static_worker(&self, p: &mut Program, ip_at: u16, protocol_at: u16, port_at: u16, inner: bool) {
-        for port in &self.statics {
-            let next = p.label();
-            let load = if inner { Program::load_indexed } else { Program::load };
-            load(p, Size::Word, ip_at);
-            unless_equal(p, u32::from(port.address), next);
-            load(p, Size::Byte, protocol_at);
-            unless_equal(p, u32::from(port.protocol), next);
-            if inner {
-                inner_to_x(p);
+/// Static ports of one address and protocol.
+struct StaticGroup {
+    address: Ipv4Addr,
+    protocol: u8,
+    ports: Vec<(u16, usize)>,
+}
+
+impl StaticGroup {
+    /// Goes to the label of the worker that has the port in A, if one has.
+    fn workers(&self, p: &mut Program, workers: &[Label]) {
+        for (port, worker) in &self.ports {
+            if let Some(worker) = workers.get(*worker) {
+                p.jump_if(Test::Equal, u32::from(*port), *worker);
             }
-            p.load_indexed(Size::Half, port_at);
-            let not_this = p.label();
-            unless_equal(p, u32::from(port.port), not_this);
-            p.ret(u32::try_from(port.worker).unwrap_or(0));
-            p.place(not_this);
-            if inner {
-                header_to_x(p);
-            }
-            p.place(next);
         }
     }
 }

@@ -36,6 +36,9 @@ pub mod outlet;
 pub mod packet;
 pub mod uplink;
 
+#[cfg(test)]
+mod tests;
+
 /// A back end: one worker's frames from and to a device.
 pub trait LaneIo {
     /// The device as [`Self::look`] saw it last.

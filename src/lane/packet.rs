@@ -63,15 +63,14 @@ pub fn open(settings: PacketSettings) -> Result<Vec<PacketLane>, NoLane> {
         links.push(devices()?);
     }
     let crew = Arc::new(Crew { settings, made: Mutex::new(Made::default()) });
-    if device.up {
-        let mut made = crew.lock();
-        crew.make(&mut made, device)?;
-    }
+    let mut made = crew.lock();
+    crew.make(&mut made, device)?;
+    drop(made);
     let lane = |(worker, devices)| {
         let mut made = crew.lock();
         let socket = made.sockets.get_mut(worker).and_then(Option::take);
         let link = link_of(device, made.generation, socket.is_some());
-        PacketLane { crew: Arc::clone(&crew), worker, devices, socket, device: made.device, link }
+        PacketLane { crew: Arc::clone(&crew), worker, devices, socket, device: made.device, link, frames: FRAMES }
     };
     Ok(links.into_iter().enumerate().map(lane).collect())
 }
@@ -86,6 +85,8 @@ pub struct PacketLane {
     /// Index of the device that `socket` belongs to; 0: none.
     device: u32,
     link: Link,
+    /// Frames to ask for at once, by what came last.
+    frames: usize,
 }
 
 /// What the lanes of a device share. Locked only when a device is opened.
@@ -109,7 +110,8 @@ impl Crew {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens everything on `device`. What was opened before goes only if that works.
+    /// Opens everything on `device`. What was opened before goes only if that works. A device that is down takes a guard
+    /// and a socket, which tells about rights, but none can join a group there: they are closed again.
     fn make(&self, made: &mut Made, device: Device) -> Result<(), NoLane> {
         let refused = |error| NoLane::Socket(self.settings.device.clone(), error);
         let filter = &self.settings.filter;
@@ -117,14 +119,21 @@ impl Crew {
         let guard = HostGuard::attach(&filter.host(), device.index)?;
         let takes = filter.socket().classic(Base::Ethernet).map_err(refused)?;
         let steer = filter.steer().classic(Base::Network).map_err(refused)?;
+        if !device.up {
+            return PacketSocket::open(device.index, self.options()).map(drop).map_err(refused);
+        }
         let sockets = self.sockets(device.index, &takes, &steer).map_err(refused)?;
         *made = Made { generation: made.generation + 1, device: device.index, sockets, _guard: Some(guard) };
         Ok(())
     }
 
+    fn options(&self) -> Options {
+        let PacketSettings { receive_bytes, qdisc_bypass, .. } = self.settings;
+        Options { receive_bytes, send_bytes: SEND_BYTES, frames: FRAMES, qdisc_bypass }
+    }
+
     fn sockets(&self, index: u32, takes: &Classic, steer: &Classic) -> io::Result<Vec<Option<PacketSocket>>> {
-        let PacketSettings { workers, receive_bytes, qdisc_bypass, .. } = self.settings;
-        let options = Options { receive_bytes, send_bytes: SEND_BYTES, frames: FRAMES, qdisc_bypass };
+        let (workers, options) = (self.settings.workers, self.options());
         let (mut sockets, mut group) = (Vec::new(), None);
         for _ in 0..workers.max(1) {
             let socket = PacketSocket::open(index, options)?;
@@ -185,10 +194,10 @@ impl LaneIo for PacketLane {
     }
 
     fn receive(&mut self, frames_max: usize) -> io::Result<usize> {
-        match &mut self.socket {
-            Some(socket) => socket.receive(frames_max),
-            None => Ok(0),
-        }
+        let Some(socket) = &mut self.socket else { return Ok(0) };
+        let (frames, bytes) = socket.receive(frames_max.min(self.frames))?;
+        self.frames = if bytes > frames * LARGE_BYTES { FRAMES_LARGE } else { FRAMES };
+        Ok(frames)
     }
 
     #[inline]
@@ -286,7 +295,11 @@ fn header_of(message: &Outgoing<'_>) -> VnetHeader {
     }
 }
 
-/// Frames of one system call: super-packets fill the cache long before.
+/// Frames of one system call.
 const FRAMES: usize = 32;
+/// The same if they are super-packets: they shall be in the cache still when they are sent on.
+const FRAMES_LARGE: usize = 8;
+/// Frames longer than this on average are large.
+const LARGE_BYTES: usize = 16 * 1024;
 /// A burst fits, as the kernel counts it.
 const SEND_BYTES: usize = 4 * 1024 * 1024;

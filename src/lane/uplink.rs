@@ -135,6 +135,8 @@ pub struct Uplink {
     mask: u32,
     /// Empty unless this worker speaks for dedicated addresses.
     own: Vec<Own>,
+    /// When the first of them has something to say; `None`: none has.
+    due: Option<Tick>,
     random: u64,
 }
 
@@ -160,7 +162,7 @@ impl Uplink {
     /// `speaks`: whether this worker answers for the addresses.
     pub fn new(settings: UplinkSettings, speaks: bool, seed: u64, now: Tick) -> Self {
         let mask = u32::MAX.checked_shl(32 - u32::from(settings.network.1.min(32))).unwrap_or(0);
-        let mut uplink = Self { mask, own: Vec::new(), random: seed, settings };
+        let mut uplink = Self { mask, own: Vec::new(), due: Some(now), random: seed, settings };
         if speaks {
             uplink.claim_all(now);
         }
@@ -194,6 +196,7 @@ impl Uplink {
     /// The link is there (again), perhaps another one: everybody hears where our addresses are. What was in use needs
     /// no new probe.
     pub fn link_up(&mut self, now: Tick) {
+        self.due = Some(now);
         for own in &mut self.own {
             if matches!(own.state, OwnState::Settled | OwnState::Announcing(_)) {
                 (own.state, own.due) = (OwnState::Announcing(0), now);
@@ -237,12 +240,16 @@ impl Uplink {
 
     /// Probes and announces what is due. When to come again; `None`: nothing is planned.
     pub fn poll(&mut self, mac: Mac, claims: &Claims, now: Tick, sink: &mut impl FnMut(&[u8])) -> Option<Tick> {
+        if self.due.is_none_or(|due| now < due) {
+            return self.due;
+        }
         let mut random = self.random;
         for own in self.own.iter_mut().filter(|own| own.due <= now) {
             own.step(mac, claims, now, &mut random, sink);
         }
         self.random = random;
-        self.own.iter().filter(|own| own.state != OwnState::Settled).map(|own| own.due).min()
+        self.due = self.own.iter().filter(|own| own.state != OwnState::Settled).map(|own| own.due).min();
+        self.due
     }
 
     fn claim_all(&mut self, now: Tick) {
@@ -273,6 +280,7 @@ impl Uplink {
         let lost = match own.state {
             OwnState::Probing(_) | OwnState::Taken => {
                 (own.state, own.due) = (OwnState::Taken, now + RETRY);
+                self.due = Some(self.due.map_or(own.due, |due| due.min(own.due)));
                 claims.set(own.address, Claim::Taken);
                 true
             }

@@ -229,7 +229,7 @@ impl Program {
                     let mode = if indexed { 0x40 } else { 0x20 };
                     let offset = i32::try_from(base.offset() + u32::from(at)).map_err(|_| too_long())?;
                     let insn = Insn::new(mode | u8::try_from(size.classic()).unwrap_or(0), 0, 0, 0, offset);
-                    code.push(if indexed { insn.from_register(7) } else { insn });
+                    code.push(if indexed { insn.with_source(7) } else { insn });
                 }
                 Op::LoadMeta(meta) => {
                     code.push(Insn::new(0x61, 0, 6, meta.extended(), 0));
@@ -372,7 +372,7 @@ impl Insn {
         Self { code, registers, offset, immediate }
     }
 
-    const fn from_register(self, src: u8) -> Self {
+    const fn with_source(self, src: u8) -> Self {
         Self::new(self.code, 0, src, self.offset, self.immediate)
     }
 }
@@ -594,5 +594,84 @@ pub(crate) mod machine {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    fn takes_port_80() -> Program {
+        let mut p = Program::new();
+        let (yes, no, untagged) = (p.label(), p.label(), p.label());
+        p.load_meta(Meta::VlanPresent);
+        p.jump_if(Test::Equal, 0, untagged);
+        p.load_meta(Meta::VlanTag);
+        p.jump_if(Test::AnyBit, 0xfff, no);
+        p.place(untagged);
+        p.load_meta(Meta::PacketType);
+        p.jump_if(Test::Above, 0, no);
+        p.load(Size::Byte, 0);
+        p.and(0xf);
+        p.shift_left(2);
+        p.to_x();
+        p.load_indexed(Size::Half, 2);
+        p.jump_if(Test::Equal, 80, yes);
+        // Far enough that a conditional jump of classic BPF does not reach it.
+        (1000..1200).for_each(|port| p.jump_if(Test::Equal, port, yes));
+        p.load(Size::Word, 12);
+        p.to_x();
+        p.load(Size::Word, 16);
+        p.jump_if_x(yes);
+        p.place(no);
+        p.ret(0);
+        p.place(yes);
+        p.ret(7);
+        p
+    }
+
+    fn frame(port: u16, src: u8) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend([8, 0, 0x45]);
+        frame.resize(14 + 40, 0);
+        frame[26..34].copy_from_slice(&[200, 0, 0, src, 200, 0, 0, 2]);
+        frame[36..38].copy_from_slice(&port.to_be_bytes());
+        frame
+    }
+
+    /// The kernel checks a classic program when a socket takes it; offsets and tests are then those of its machine.
+    #[test]
+    fn the_kernel_takes_and_runs_the_classic_form() {
+        let program = takes_port_80();
+        for (port, src) in [(80, 1), (81, 1), (1199, 1), (81, 2)] {
+            let (sender, receiver) = UnixDatagram::pair().unwrap();
+            receiver.set_nonblocking(true).unwrap();
+            let classic = program.classic(Base::Ethernet).unwrap();
+            classic.set(receiver.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER).unwrap();
+            sender.send(&frame(port, src)).unwrap();
+            let taken = receiver.recv(&mut [0; 100]).unwrap_or(0);
+            assert_eq!(taken, program.run(&frame(port, src), machine::Facts::default()) as usize, "{port} {src}");
+            assert_eq!(taken > 0, port != 81 || src == 2);
+        }
+    }
+
+    #[test]
+    fn programs_beyond_what_the_kernel_takes_are_refused() {
+        let mut p = Program::new();
+        let end = p.label();
+        (0..3000).for_each(|n| p.jump_if(Test::Equal, n, end));
+        p.place(end);
+        p.ret(0);
+        assert!(p.classic(Base::Ethernet).is_err());
+        assert!(p.extended(Base::Ethernet).is_ok());
+        let mut jumps = Program::new();
+        let end = jumps.label();
+        jumps.jump(end);
+        (0..40_000).for_each(|_| jumps.and(1));
+        jumps.place(end);
+        jumps.ret(0);
+        assert!(jumps.extended(Base::Ethernet).is_err(), "jumps have 16 bits");
     }
 }

@@ -68,7 +68,7 @@ impl Devices {
         if card.sa_family != libc::ARPHRD_ETHER {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "not an Ethernet device"));
         }
-        let mac = Mac(std::array::from_fn(|i| card.sa_data[i].cast_unsigned()));
+        let mac = Mac(std::array::from_fn(|i| card.sa_data[i].to_ne_bytes()[0]));
         let wanted = libc::IFF_UP | libc::IFF_RUNNING;
         Ok(Device {
             index: index.cast_unsigned(),
@@ -87,7 +87,7 @@ impl Devices {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no device has such a long name"));
         }
         for (place, byte) in request.ifr_name.iter_mut().zip(name) {
-            *place = byte.cast_signed();
+            *place = libc::c_char::from_ne_bytes([*byte]);
         }
         // SAFETY: all these questions take and fill a `struct ifreq`, which lives through the call.
         let answered = unsafe { libc::ioctl(self.socket.as_raw_fd(), question, &raw mut request) };

@@ -148,11 +148,11 @@ impl PacketSocket {
         filter.set(self.fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER)
     }
 
-    /// Receives what waits, at most `frames_max` frames and as many as fit; how many.
+    /// Receives what waits, at most `frames_max` frames and as many as fit; how many, and their bytes.
     ///
     /// # Errors
     /// `ENETDOWN` once when the device goes down.
-    pub fn receive(&mut self, frames_max: usize) -> io::Result<usize> {
+    pub fn receive(&mut self, frames_max: usize) -> io::Result<(usize, usize)> {
         self.received.clear();
         let count = frames_max.min(self.headers.len());
         for (place, vector) in self.room.chunks_exact_mut(ROOM_BYTES).zip(&mut self.receive_vectors).take(count) {
@@ -171,14 +171,14 @@ impl PacketSocket {
         };
         let Ok(got) = usize::try_from(got) else {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::WouldBlock { Ok(0) } else { Err(error) };
+            return if error.kind() == io::ErrorKind::WouldBlock { Ok((0, 0)) } else { Err(error) };
         };
         self.received.extend(self.headers[..got].iter().map(|header| {
             let bytes = usize::try_from(header.msg_len).unwrap_or(usize::MAX);
             let is_whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
             (is_whole && (VNET_BYTES..=ROOM_BYTES).contains(&bytes)).then_some(bytes)
         }));
-        Ok(got)
+        Ok((got, self.received.iter().flatten().sum()))
     }
 
     /// Number `index` of the frames received last, unless it is cut off.
@@ -244,9 +244,9 @@ impl PacketSocket {
     fn bind(&self, ifindex: u32) -> io::Result<()> {
         // SAFETY: integers and bytes, for which zeros are values.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as _;
+        address.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).unwrap_or(0);
         // All protocols: only such sockets see frames before tc drops them.
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or(0).to_be();
         address.sll_ifindex = ifindex.cast_signed();
         let bytes = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
         // SAFETY: an address of that family and length, which lives through the call.

@@ -18,15 +18,17 @@ impl Sum {
     /// Adds `bytes`, which begin at an even offset; an odd last byte counts as the high half of a word.
     #[inline]
     pub fn bytes(self, bytes: &[u8]) -> Self {
-        // Words of four bytes keep their sum below 2^64 for any length that fits a packet; folding makes halves of them.
+        // The sum does not depend on the order of bytes (RFC 1071 §2 (B)): words are added as the machine reads them, four
+        // bytes at once, and the sum is turned at the end. Below 2^64 for any length that fits a packet.
         let (words, rest) = bytes.as_chunks::<4>();
-        let mut sum = self.0;
+        let mut sum = 0;
         for word in words {
-            sum += u64::from(u32::from_be_bytes(*word));
+            sum += u64::from(u32::from_ne_bytes(*word));
         }
         let mut last = [0; 4];
         last[..rest.len()].copy_from_slice(rest);
-        Sum(sum + u64::from(u32::from_be_bytes(last)))
+        let folded = Sum(sum + u64::from(u32::from_ne_bytes(last))).partial();
+        Sum(self.0 + u64::from(u16::from_be_bytes(folded.to_ne_bytes())))
     }
 
     /// Adds a 16-bit word.
