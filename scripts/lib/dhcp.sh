@@ -46,9 +46,9 @@ dhcp_dir() { printf '%s/dhcp/%s.%s.%s' "$RUN" "$2" "$3" "$1"; }
 dhcp_furnish() {
     local dir=$1 file
     [ ! -e "$dir/etc" ] || return 0
-    mkdir -p "$dir"/{etc,run,lib}/dhcpcd "$dir/etc/dhcp" "$dir/lib/dhcp"
-    # Scripts of the clients look into their folders of hooks, which may be empty.
-    mkdir -p "$dir"/etc/dhcp/dhclient-{enter,exit}-hooks.d
+    mkdir -p "$dir"/{etc,run,lib}/dhcpcd "$dir"/etc/dhcp/dhclient-{enter,exit}-hooks.d "$dir/lib/dhcp"
+    # Without this one of its hooks dhclient asks for option 121 and does not follow it.
+    cp "$DHCP_ROOT"/etc/dhcp/dhclient-exit-hooks.d/rfc3442-classless-routes "$dir"/etc/dhcp/dhclient-exit-hooks.d/
     for file in passwd group nsswitch.conf protocols services ld.so.cache ld.so.conf alternatives localtime; do
         [ ! -e "/etc/$file" ] || cp -a "/etc/$file" "$dir/etc/"
     done
