@@ -46,9 +46,9 @@ dhcp_dir() { printf '%s/dhcp/%s.%s.%s' "$RUN" "$2" "$3" "$1"; }
 dhcp_furnish() {
     local dir=$1 file
     [ ! -e "$dir/etc" ] || return 0
-    mkdir -p "$dir"/{etc,run,lib}/dhcpcd "$dir/etc/dhcp" "$dir/lib/dhcp"
-    # Scripts of the clients look into their folders of hooks, which may be empty.
-    mkdir -p "$dir"/etc/dhcp/dhclient-{enter,exit}-hooks.d
+    mkdir -p "$dir"/{etc,run,lib}/dhcpcd "$dir"/etc/dhcp/dhclient-{enter,exit}-hooks.d "$dir/lib/dhcp"
+    # Without this one of its hooks dhclient asks for option 121 and does not follow it.
+    cp "$DHCP_ROOT"/etc/dhcp/dhclient-exit-hooks.d/rfc3442-classless-routes "$dir"/etc/dhcp/dhclient-exit-hooks.d/
     for file in passwd group nsswitch.conf protocols services ld.so.cache ld.so.conf alternatives localtime; do
         [ ! -e "/etc/$file" ] || cp -a "/etc/$file" "$dir/etc/"
     done
@@ -118,7 +118,10 @@ dhcp_start() {
 
 # dhcp_leases CLIENT NS NIC: how often it got or kept a lease.
 dhcp_leases() {
-    grep -cE '^bound to |^udhcpc: lease of .* obtained|: leased .* for ' "$(dhcp_dir "$@")/log" 2>/dev/null || true
+    local log
+    log=$(dhcp_dir "$@")/log
+    [ -e "$log" ] || log=/dev/null
+    grep -cE '^bound to |^udhcpc: lease of .* obtained|: leased .* for ' "$log" || true
 }
 dhcp_has_more() { [ "$(dhcp_leases "${@:2}")" -gt "$1" ] && dhcp_has_address "$3" "$4"; }
 dhcp_has_address() { ip -n "$1" -4 addr show dev "$2" | finds 'inet '; }

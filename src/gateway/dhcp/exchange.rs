@@ -185,7 +185,11 @@ impl DhcpServer {
         if is_same && is_same_host && place.until > now && change < Duration::from_secs((secs / 16).into()) {
             // Asked again within a moment: what is written down is said again, and the disk has nothing to do.
             secs = u32::try_from(place.until.since(now).as_secs()).unwrap_or(secs);
-            self.table.hold(at, client.holder(), LeaseState::Leased, place.until);
+            let until = place.until;
+            if before.is_some_and(|holder| holder.is_gone || holder.session != client.origin.session) {
+                self.give_up_others(at, client, now, sink);
+            }
+            self.table.hold(at, client.holder(), LeaseState::Leased, until);
         } else {
             let place = self.table.place_mut(at);
             if !client.origin.is_bridge && !place.changes.allow(CHANGES_PER_SEC, now) {

@@ -78,3 +78,86 @@ fn dhcp_d28_pxe() {
     assert_eq!(offer.dst, Ipv4Addr::BROADCAST);
     assert_eq!(offer.codes(), [53, 54, 51, 58, 59, 1, 3, 6, 15]);
 }
+
+/// A message as it was captured, from the options on; the fixed part has nothing but these.
+fn captured(rig: &mut Rig, options: &str, ciaddr: Ipv4Addr) -> Option<Said> {
+    let card = Mac([0x72, 0x53, 0xad, 0x3c, 0, 0x4c]);
+    let mut ask = discover(card).ciaddr(ciaddr);
+    let digits: Vec<_> = options.chars().filter(char::is_ascii_hexdigit).collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap();
+    ask.options = digits.chunks(2).map(byte).collect();
+    // The end option is added again.
+    assert_eq!(ask.options.pop(), Some(255));
+    if !ciaddr.is_unspecified() {
+        ask = ask.from(ciaddr, SERVER);
+    }
+    rig.say(origin(1, 1), &ask)
+}
+
+/// Four captured messages of a life: DISCOVER, REQUEST, the next REQUEST (with the address in `ciaddr` if it renews),
+/// RELEASE. The server had the same address and pool.
+fn life(messages: [&str; 4], renews: bool, codes: &[u8]) {
+    let routes = vec![settings::Route { network: Ipv4Addr::new(10, 9, 0, 0), prefix_len: 16, gateway: host(1) }];
+    let search = vec!["a.example".into()];
+    let mut rig =
+        Rig::new(DhcpSettings { domain: "hub.example".into(), mtu: Some(1400), routes, search, ..settings() });
+    let (none, own) = (Ipv4Addr::UNSPECIFIED, host(2));
+    let offer = captured(&mut rig, messages[0], none).unwrap();
+    assert_eq!((offer.what(), offer.yiaddr(), offer.codes()), (MessageType::Offer, own, codes.to_vec()));
+    let ack = captured(&mut rig, messages[1], none).unwrap();
+    assert_eq!((ack.what(), ack.yiaddr(), ack.codes()), (MessageType::Ack, own, codes.to_vec()));
+    rig.secs(1800);
+    let ack = captured(&mut rig, messages[2], if renews { own } else { none }).unwrap();
+    assert_eq!((ack.what(), ack.yiaddr(), ack.secs(51)), (MessageType::Ack, own, Some(3600)));
+    assert_eq!(captured(&mut rig, messages[3], own), None);
+    assert_eq!(rig.state(own), Some(LeaseState::Free));
+}
+
+/// ISC dhclient 4.4.3 of Debian 12: no identifier; killed and started again it is in INIT-REBOOT.
+#[test]
+fn dhcp_d28_dhclient() {
+    life(
+        [
+            "350101 370d011c02030f06770c2c2f1a792a ff",
+            "350103 360464400001 320464400002 370d011c02030f06770c2c2f1a792a ff",
+            "350103 320464400002 370d011c02030f06770c2c2f1a792a ff",
+            "350107 360464400001 ff",
+        ],
+        false,
+        &[53, 54, 51, 58, 59, 1, 28, 3, 15, 6, 119, 26, 121],
+    );
+}
+
+/// udhcpc of busybox 1.35: announces 576 bytes, tells its name.
+#[test]
+fn dhcp_d28_udhcpc() {
+    const REST: &str =
+        "39020240 37090103060c0f1a1c2a79 0c06636c69656e74 3c0c756468637020312e33352e30 3d07017253ad3c004c ff";
+    life(
+        [
+            &format!("350101 {REST}"),
+            &format!("350103 320464400002 360464400001 {REST}"),
+            &format!("350103 {REST}"),
+            "350107 360464400001 3d07017253ad3c004c ff",
+        ],
+        true,
+        &[53, 54, 51, 58, 59, 61, 1, 3, 6, 15, 26, 28, 121],
+    );
+}
+
+/// dhcpcd 9.4.1: RFC 4361 identifier, rapid commit (80, not ours), forced renewal (145, not ours).
+#[test]
+fn dhcp_d28_dhcpcd() {
+    const ID: &str = "3d13ffad3c004c00010001329535867253ad3c004c";
+    let rest = format!("370e017903060c0f1a1c2133363a3b77 3902055c {ID}");
+    life(
+        [
+            &format!("350101 {rest} 50007401 01 910101 ff"),
+            &format!("320464400002 350103 360464400001 {rest} 910101 ff"),
+            &format!("350103 {rest} 910101 ff"),
+            &format!("350107 360464400001 {ID} ff"),
+        ],
+        true,
+        &[53, 54, 51, 58, 59, 61, 1, 121, 3, 6, 15, 26, 28, 119],
+    );
+}
