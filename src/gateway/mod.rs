@@ -69,7 +69,7 @@ pub struct GatewaySettings {
     /// Its address.
     pub address: Ipv4Addr,
     /// Length of the inside network's prefix, 8 to 30.
-    pub prefix_bits: u8,
+    pub prefix_len: u8,
     /// Whether it answers ARP for members from the binding table: in profile `public`, where questions reach nobody else.
     pub answers_for_members: bool,
     /// Whether only leased addresses are served. Without it also static ones, unless somebody else has a lease on them.
@@ -95,7 +95,7 @@ impl Default for GatewaySettings {
         Self {
             mac: Mac([0x5e, 0, 0, 0, 0, 1]),
             address: Ipv4Addr::new(100, 64, 0, 1),
-            prefix_bits: 16,
+            prefix_len: 16,
             answers_for_members: true,
             bound_only: true,
             // A desktop asks a few times a minute, a scan of its neighbours hundreds of times a second.
@@ -211,7 +211,7 @@ impl Gateway {
             sessions: Sessions::new(settings.sessions_max),
             dhcp: settings.dhcp.clone().map(|dhcp| DhcpServer::new(dhcp, seed, now, unix_s)),
             dns: Forwarder::new(settings.dns.clone(), first, last),
-            tcp: TcpEnd::new(settings.address, settings.prefix_bits, limits, seed.rotate_left(32), now),
+            tcp: TcpEnd::new(settings.address, settings.prefix_len, limits, seed.rotate_left(32), now),
             buffer: Box::default(),
             settings,
         }
@@ -268,7 +268,7 @@ impl Gateway {
         self.sessions.end(session);
         self.tcp.session_ended(session);
         self.serve_tcp(now, sink);
-        self.with_dhcp(now, sink, |dhcp, port| dhcp.session_ended(session, now, port));
+        self.with_dhcp(now, sink, |dhcp, port| dhcp.session_ended(session, port));
     }
 
     // ---- 1. ARP ----
@@ -587,7 +587,7 @@ impl Gateway {
 
 /// First and last address of the inside network.
 fn inside(settings: &GatewaySettings) -> (Ipv4Addr, Ipv4Addr) {
-    let hosts = u32::MAX.checked_shr(u32::from(settings.prefix_bits)).unwrap_or(0);
+    let hosts = u32::MAX.checked_shr(u32::from(settings.prefix_len)).unwrap_or(0);
     let first = u32::from(settings.address) & !hosts;
     (first.into(), (first | hosts).into())
 }

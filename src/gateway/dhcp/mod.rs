@@ -62,5 +62,5 @@ impl DhcpServer {
     ) -> bool {
         false
     }
-    pub fn session_ended(&mut self, _session: SessionId, _now: Tick, _sink: &mut impl DhcpSink) {}
+    pub fn session_ended(&mut self, _session: SessionId, _sink: &mut impl DhcpSink) {}
 }

@@ -13,9 +13,6 @@ mod cache;
 mod messages;
 mod names;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
