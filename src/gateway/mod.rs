@@ -538,7 +538,14 @@ impl Gateway {
     /// Asks what came by connections and sends what goes into them.
     fn serve_tcp(&mut self, now: Tick, sink: &mut impl GatewaySink) {
         for _ in 0..QUESTIONS_AT_ONCE {
-            let Some(question) = self.tcp.question(now) else { break };
+            let question = match self.tcp.question(now) {
+                Some(Ok(question)) => question,
+                Some(Err(reason)) => {
+                    sink.dropped(reason);
+                    continue;
+                }
+                None => break,
+            };
             let way = Way::Tcp(question.conn);
             match self.ask(&question.from, way, &question.message, now, sink) {
                 Ok(None) => {}
