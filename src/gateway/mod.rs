@@ -69,7 +69,7 @@ pub struct GatewaySettings {
     /// Its address.
     pub address: Ipv4Addr,
     /// Length of the inside network's prefix, 8 to 30.
-    pub prefix_len: u8,
+    pub prefix_bits: u8,
     /// Whether it answers ARP for members from the binding table: in profile `public`, where questions reach nobody else.
     pub answers_for_members: bool,
     /// Whether only leased addresses are served. Without it also static ones, unless somebody else has a lease on them.
@@ -95,7 +95,7 @@ impl Default for GatewaySettings {
         Self {
             mac: Mac([0x5e, 0, 0, 0, 0, 1]),
             address: Ipv4Addr::new(100, 64, 0, 1),
-            prefix_len: 16,
+            prefix_bits: 16,
             answers_for_members: true,
             bound_only: true,
             // A desktop asks a few times a minute, a scan of its neighbours hundreds of times a second.
@@ -105,7 +105,7 @@ impl Default for GatewaySettings {
             errors_per_sec: 10,
             floods_per_sec: 100,
             sessions_max: 16_384,
-            dhcp: Some(DhcpSettings::default()),
+            dhcp: Some(DhcpSettings::for_network(Ipv4Addr::new(100, 64, 0, 1), 16)),
             dns: DnsSettings::default(),
         }
     }
@@ -121,7 +121,7 @@ pub enum Handled {
 }
 
 /// Something worth telling.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GatewayEvent {
     /// ARP from `origin` said that `mac` has `address`, which is the gateway's (`holder` is `None`) or somebody's by lease.
     AddressClaimed {
@@ -211,7 +211,7 @@ impl Gateway {
             sessions: Sessions::new(settings.sessions_max),
             dhcp: settings.dhcp.clone().map(|dhcp| DhcpServer::new(dhcp, seed, now, unix_s)),
             dns: Forwarder::new(settings.dns.clone(), first, last),
-            tcp: TcpEnd::new(settings.address, settings.prefix_len, limits, seed.rotate_left(32), now),
+            tcp: TcpEnd::new(settings.address, settings.prefix_bits, limits, seed.rotate_left(32), now),
             buffer: Box::default(),
             settings,
         }
@@ -329,7 +329,9 @@ impl Gateway {
                 self.adopt(origin, arp.sender_mac, arp.sender, now, sink);
             }
             None => {
-                self.with_dhcp(now, sink, |dhcp, port| dhcp.seen(arp.sender, arp.sender_mac, now, port));
+                if !self.adopt(origin, arp.sender_mac, arp.sender, now, sink) {
+                    self.with_dhcp(now, sink, |dhcp, port| dhcp.seen(arp.sender, arp.sender_mac, now, port));
+                }
             }
         }
     }
@@ -529,7 +531,7 @@ impl Gateway {
                     src_port: dns_wire::PORT,
                     dst_port: udp_port,
                 };
-                sink.reply(port, self.buffer.udp(&at, &message, 0));
+                sink.reply(port, self.buffer.udp(&at, &message));
             }
             (Way::Udp { .. }, None) => {}
         }
@@ -575,10 +577,14 @@ impl Gateway {
             floods: &mut self.floods,
             floods_per_sec: self.settings.floods_per_sec,
             dns: &mut self.dns,
+            renamed: Vec::new(),
             now,
             sink,
         };
-        self.dhcp.as_mut().map(|dhcp| call(dhcp, &mut port))
+        let dhcp = self.dhcp.as_mut()?;
+        let result = call(dhcp, &mut port);
+        port.rename(dhcp);
+        Some(result)
     }
 
     fn is_inside(&self, address: Ipv4Addr) -> bool {
@@ -594,7 +600,7 @@ impl Gateway {
 
 /// First and last address of the inside network.
 fn inside(settings: &GatewaySettings) -> (Ipv4Addr, Ipv4Addr) {
-    let hosts = u32::MAX.checked_shr(u32::from(settings.prefix_len)).unwrap_or(0);
+    let hosts = u32::MAX.checked_shr(u32::from(settings.prefix_bits)).unwrap_or(0);
     let first = u32::from(settings.address) & !hosts;
     (first.into(), (first | hosts).into())
 }

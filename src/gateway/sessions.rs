@@ -19,6 +19,8 @@ pub(super) struct Usage {
     pub(super) errors: StormLimiter,
     /// Questions for the DNS.
     pub(super) questions: StormLimiter,
+    /// Addresses it goes on with without asking.
+    pub(super) adoptions: StormLimiter,
     /// Events about what it claims.
     pub(super) events: StormLimiter,
     /// Questions that wait for an answer.

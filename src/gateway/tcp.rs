@@ -92,14 +92,14 @@ struct Peer {
 }
 
 impl TcpEnd {
-    pub(super) fn new(address: Ipv4Addr, prefix_len: u8, limits: TcpLimits, seed: u64, now: Tick) -> Self {
+    pub(super) fn new(address: Ipv4Addr, prefix_bits: u8, limits: TcpLimits, seed: u64, now: Tick) -> Self {
         let mut device = Queues::default();
         let mut config = Config::new(HardwareAddress::Ip);
         // Begins of sequence numbers; who could guess them is a member and would fool himself only.
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut device, instant(now));
         interface.update_ip_addrs(|addresses| {
-            let is_added = addresses.push(IpCidr::new(address.into(), prefix_len.min(32)));
+            let is_added = addresses.push(IpCidr::new(address.into(), prefix_bits.min(32)));
             debug_assert!(is_added.is_ok(), "there is room for two");
         });
         Self { limits, interface, device, sockets: SocketSet::new(Vec::new()), places: Vec::new(), number: 0 }

@@ -68,6 +68,20 @@ reasons! {
         HubDhcpServer = "hub_dhcp_server",
         /// Router advertisement from a port that may not route.
         HubRouterAdvert = "hub_router_advert",
+        /// IPv6, in a hub that does not carry it between members or for a member whose policy refuses it.
+        HubIpv6 = "hub_ipv6",
+        /// DHCP answer given up because the lease file is written too slowly.
+        GatewayJournalSlow = "gateway_journal_slow",
+        /// Packet from outside for a member who has gone.
+        NatNoMember = "nat_no_member",
+        /// Packet from outside that is for none of the public addresses and ports.
+        NatNotOurs = "nat_not_ours",
+        /// Packet for the Internet in a hub that has no way there.
+        NatNoLane = "nat_no_lane",
+        /// Too many packets from member to member by public addresses at once.
+        NatHairpinFull = "nat_hairpin_full",
+        /// A defect of this server at the gateway, contained to this packet. Please report it.
+        RouterDefect = "router_defect",
         /// The port it was for closed before the frame reached it.
         EgressPortGone = "egress_port_gone",
         /// The egress queue of the port is full: its member reads too slowly.
@@ -110,5 +124,57 @@ reasons! {
         GatewayDnsLate = "gateway_dns_late",
         /// DNS answer to another question than was asked.
         GatewayDnsForged = "gateway_dns_forged",
+        /// DHCP message that is truncated, has lengths that lie, no end, or options that contradict each other.
+        DhcpMalformed = "dhcp_malformed",
+        /// DHCP message for another card than the one that sent it.
+        DhcpSourceMac = "dhcp_source_mac",
+        /// DHCP message relayed by a member, or for a network that is not the gateway's.
+        DhcpRelay = "dhcp_relay",
+        /// DHCP message for another server.
+        DhcpOtherServer = "dhcp_other_server",
+        /// DHCP message about an address that this client does not have, which RFC 2131 leaves without answer.
+        DhcpUnknownClient = "dhcp_unknown_client",
+        /// No address is left in the pool for this client.
+        DhcpPoolEmpty = "dhcp_pool_empty",
+        /// The client changes its lease, or declines addresses, more often than makes sense.
+        DhcpRate = "dhcp_rate",
+        /// NAT: IP header that lies about length or checksum or has a source route, or a payload shorter than its header.
+        NatMalformed = "nat_malformed",
+        /// NAT: protocol other than TCP, UDP and ICMP.
+        NatProtocol = "nat_protocol",
+        /// NAT: source address that was not leased to the sender.
+        NatSource = "nat_source",
+        /// NAT: ICMP type that is not translated.
+        NatIcmpType = "nat_icmp_type",
+        /// NAT: ICMP error with a bad checksum, or about a packet of no flow.
+        NatIcmpError = "nat_icmp_error",
+        /// NAT: time to live used up.
+        NatTtl = "nat_ttl",
+        /// NAT: longer than the next link carries, and not to be fragmented.
+        NatTooBig = "nat_too_big",
+        /// NAT: destination that the egress policy closes.
+        NatPolicy = "nat_policy",
+        /// NAT: the member has as many mappings as he may.
+        NatPortLimit = "nat_port_limit",
+        /// NAT: the member has as many flows as he may.
+        NatFlowLimit = "nat_flow_limit",
+        /// NAT: the member began more flows in a second than he may.
+        NatFlowRate = "nat_flow_rate",
+        /// NAT: the member began flows to more destinations in a minute than he may.
+        NatScan = "nat_scan",
+        /// NAT: no external port is left for this flow.
+        NatExhausted = "nat_exhausted",
+        /// NAT: the tables of the worker are full.
+        NatTableFull = "nat_table_full",
+        /// NAT: from outside to a port that has no mapping.
+        NatNoMapping = "nat_no_mapping",
+        /// NAT: from outside, from somebody the mapping has not sent to.
+        NatFiltered = "nat_filtered",
+        /// NAT: TCP segment of no known connection that does not open one.
+        NatNoFlow = "nat_no_flow",
+        /// NAT: fragment that overlaps others, is too small, or comes too late for them.
+        NatFragment = "nat_fragment",
+        /// NAT: no room for another fragment.
+        NatFragmentLimit = "nat_fragment_limit",
     }
 }

@@ -7,6 +7,7 @@ pub mod dhcp;
 pub mod dns;
 pub mod ethernet;
 pub mod flow;
+pub mod icmp;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;

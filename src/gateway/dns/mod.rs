@@ -270,6 +270,11 @@ impl Forwarder {
         self.ends.front().map_or(Tick(u64::MAX), |(end, _)| *end)
     }
 
+    /// Whether members have names.
+    pub(super) fn has_zone(&self) -> bool {
+        self.settings.zone.is_some()
+    }
+
     /// `address` is with the host `name`; `None`: with nobody.
     pub(super) fn set_name(&mut self, address: Ipv4Addr, name: Option<&[u8]>) {
         match name {

@@ -150,7 +150,9 @@ fn arp_answers_are_limited_for_each_session() {
     let mut bench = Bench::new(|settings| settings.arp_per_sec = 20);
     let (loud, quiet) = (bench.member(9), bench.member(10));
     let ask = request(&loud, GATEWAY);
-    (0..1000).for_each(|_| drop(bench.frame(&loud.origin, &ask)));
+    for _ in 0..1000 {
+        bench.frame(&loud.origin, &ask);
+    }
     assert_eq!(bench.seen.replies.len(), 20);
     assert_eq!(bench.seen.drops, vec![DropReason::GatewayRate; 980]);
     bench.replied(&quiet, &request(&quiet, GATEWAY));
