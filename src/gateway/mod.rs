@@ -426,7 +426,16 @@ impl Gateway {
         Ok(Right::Static)
     }
 
+    /// Whether the member behind `origin` may go on with `address`, and does now. Two sessions that pull at one address
+    /// do so only so often.
     fn adopt(&mut self, origin: &Origin, mac: Mac, address: Ipv4Addr, now: Tick, sink: &mut impl GatewaySink) -> bool {
+        if !self.is_inside(address) {
+            return false;
+        }
+        let usage = self.sessions.usage(origin.session, now);
+        if !usage.is_some_and(|usage| usage.adoptions.allow(ADOPTIONS_PER_SEC, now)) {
+            return false;
+        }
         self.with_dhcp(now, sink, |dhcp, port| dhcp.adopt(origin, mac, address, now, port)).unwrap_or(false)
     }
 
@@ -607,6 +616,8 @@ fn inside(settings: &GatewaySettings) -> (Ipv4Addr, Ipv4Addr) {
 
 /// Claims told of one session; the rest is counted.
 const EVENTS_PER_SEC: u32 = 1;
+/// A session tries this after each login, for one address or some.
+const ADOPTIONS_PER_SEC: u32 = 10;
 /// Questions given up in one call, and read from connections in one.
 const EXPIRED_AT_ONCE: usize = 64;
 const QUESTIONS_AT_ONCE: usize = 64;

@@ -29,10 +29,13 @@ fn answer(query: &[u8], data: usize) -> Vec<u8> {
     message
 }
 
+/// Who asked, and what.
+type Queries = Vec<(SocketAddr, Vec<u8>)>;
+
 /// An upstream by UDP: `act` says which datagrams follow a query.
 struct Fake {
     address: SocketAddr,
-    queries: Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>,
+    queries: Arc<Mutex<Queries>>,
 }
 
 impl Fake {
@@ -57,7 +60,7 @@ impl Fake {
         Self { address, queries }
     }
 
-    fn asked(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+    fn asked(&self) -> Queries {
         self.queries.lock().unwrap().clone()
     }
 }

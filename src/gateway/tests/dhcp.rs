@@ -120,10 +120,24 @@ fn adopted_after_a_new_login() {
             }
             assert_eq!(bench.bindings.of(member.address).map(|binding| binding.port), Some(back.origin.port));
             bench.replied(&back, &echo(&back, GATEWAY));
-            let ghost = bench.dropped(&member, &echo(&back, Ipv4Addr::BROADCAST));
-            assert_eq!(ghost, Some(DropReason::GatewayIgnored));
         }
     }
+}
+
+/// Two sessions of one member with the same card: the address cannot be in two places, nor change place all the time.
+#[test]
+fn adopted_only_so_often() {
+    let mut bench = Bench::new(|_| ());
+    let member = lease(&mut bench, &stranger(200), b"");
+    let twin = again(&member);
+    bench.seen = Seen::default();
+    for _ in 0..1_000 {
+        for from in [twin, member] {
+            bench.frame(&from.origin, &echo(&from, GATEWAY));
+        }
+    }
+    assert!((2..=20).contains(&bound(&bench).len()), "{} moves", bound(&bench).len());
+    assert!(bench.seen.drops.contains(&DropReason::GatewayNotBound));
 }
 
 /// D7: an address that was used is asked for by ARP; who answers keeps it, though he has no lease.

@@ -74,9 +74,9 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(change: impl FnOnce(&mut GatewaySettings)) -> Self {
-        let mut settings = GatewaySettings::default();
         // A table for 65,536 addresses takes longer to make than most tests.
-        settings.dhcp = Some(DhcpSettings::for_network(GATEWAY, 24));
+        let dhcp = Some(DhcpSettings::for_network(GATEWAY, 24));
+        let mut settings = GatewaySettings { dhcp, ..GatewaySettings::default() };
         change(&mut settings);
         let bindings = Arc::new(Bindings::new(Ipv4Addr::new(100, 64, 0, 0), 1 << 16));
         let now = Tick::from_ms(1_000_000);
