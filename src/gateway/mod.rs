@@ -80,7 +80,7 @@ pub struct GatewaySettings {
     pub echo_per_sec: u32,
     /// ICMP errors a session gets each second.
     pub errors_per_sec: u32,
-    /// Frames to everybody (announcements, probes for the DHCP server) each second.
+    /// Probes of the DHCP server, which go to everybody, each second.
     pub floods_per_sec: u32,
     /// Sessions whose limits are remembered at a time.
     pub sessions_max: usize,
@@ -243,10 +243,12 @@ impl Gateway {
     /// What came back for a question: see [`GatewaySink::ask_upstream`].
     pub fn upstream_answered(&mut self, answer: &DnsAnswer, now: Tick, sink: &mut impl GatewaySink) {
         match self.dns.answered(answer, now) {
-            Ok(outcome) => self.deliver(outcome, sink),
+            Ok(outcome) => {
+                self.deliver(outcome, sink);
+                self.serve_tcp(now, sink);
+            }
             Err(reason) => sink.dropped(reason),
         }
-        self.serve_tcp(now, sink);
     }
 
     /// What time brings; returns when to come again.
@@ -470,6 +472,10 @@ impl Gateway {
         sink: &mut impl GatewaySink,
     ) -> Result<(), DropReason> {
         let datagram = Datagram::parse(packet).ok_or(DropReason::GatewayMalformed)?;
+        if datagram.src_port == 0 {
+            // Nobody could hear an answer.
+            return Err(DropReason::GatewayMalformed);
+        }
         if datagram.dst_port == dns_wire::PORT && self.settings.dns.enabled {
             let address = packet.src();
             let way = Way::Udp { port: origin.port, mac, address, udp_port: datagram.src_port };
@@ -548,6 +554,9 @@ impl Gateway {
 
     /// Asks what came by connections and sends what goes into them.
     fn serve_tcp(&mut self, now: Tick, sink: &mut impl GatewaySink) {
+        if self.tcp.is_idle() {
+            return;
+        }
         for _ in 0..QUESTIONS_AT_ONCE {
             let question = match self.tcp.question(now) {
                 Some(Ok(question)) => question,

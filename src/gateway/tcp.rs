@@ -185,9 +185,14 @@ impl TcpEnd {
         }
     }
 
+    /// Whether there is no connection, and nothing to say to anybody.
+    pub(super) fn is_idle(&self) -> bool {
+        self.device.outgoing.is_empty() && self.places.iter().all(|place| place.conn.is_none())
+    }
+
     /// When [`Self::flush`] has something to do.
     pub(super) fn next(&mut self, now: Tick) -> Tick {
-        if self.places.iter().all(|place| place.conn.is_none()) {
+        if self.is_idle() {
             return Tick(u64::MAX);
         }
         let wait = self.interface.poll_delay(instant(now), &self.sockets);

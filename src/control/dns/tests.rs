@@ -216,14 +216,15 @@ async fn dns_n5_failover() {
     for token in 0..u64::from(SILENCES_DEAD) {
         let begun = Instant::now();
         assert!(upstreams.resolve(question(token, DnsTransport::Udp, 1)).await.message.is_some());
-        assert!((200..1_000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        assert!((200..2_000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     }
     assert_eq!(upstreams.stats().dead, 1);
     let begun = Instant::now();
     for token in 0..50 {
         assert!(upstreams.resolve(question(token, DnsTransport::Udp, 1)).await.message.is_some());
     }
-    assert!(begun.elapsed() < Duration::from_millis(200), "the dead one is not waited for");
+    // Waiting 50 times would take 10 s.
+    assert!(begun.elapsed() < Duration::from_secs(2), "the dead one is not waited for");
     assert_eq!(silent.asked().len(), 3);
 }
 
@@ -232,10 +233,15 @@ async fn dns_n5_failover() {
 async fn dns_n5_refused() {
     let gone = PlainSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let good = Fake::new(|query| vec![answer(query, 4)]).await;
-    let upstreams = upstreams(&[gone, good.address]);
+    let patience = Duration::from_secs(3);
+    let upstreams = Upstreams::new(UpstreamSettings {
+        upstreams: vec![gone, good.address],
+        patience,
+        ..UpstreamSettings::default()
+    });
     let begun = Instant::now();
     assert!(upstreams.resolve(question(1, DnsTransport::Udp, 1)).await.message.is_some());
-    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < patience / 2, "{:?}", begun.elapsed());
 }
 
 /// N5: with all upstreams dead there is no storm: most questions fail at once, some look whether one lives again; then

@@ -352,6 +352,10 @@ impl Forwarder {
         self.by_question.insert(flight.key.clone(), self.token);
         self.flights.insert(self.token, flight);
         self.ends.push_back((now + FLIGHT_MAX, self.token));
+        // Most ended long before their time.
+        if self.ends.len() > 2 * self.settings.flights_max.max(32) {
+            self.ends.retain(|(_, token)| self.flights.contains_key(token));
+        }
         question
     }
 

@@ -275,6 +275,30 @@ fn dns_n6_tables_are_bounded() {
     assert_eq!((bench.seen.questions.len(), waiting), (10, 25));
 }
 
+/// 10,000 questions answered at once leave nothing behind, and one that is not answered still ends.
+#[test]
+fn dns_n6_what_ended_is_forgotten() {
+    let mut bench = Bench::new(|settings| {
+        settings.dns.flights_max = 10;
+        settings.dns.questions_per_sec = 0;
+    });
+    let member = bench.member(9);
+    let slow = question(1, b"\x04slow\x00", 1, 0x100, b"");
+    assert_eq!(ask(&mut bench, &member, 5, &slow), None);
+    let slow = asked(&mut bench);
+    for n in 0..10_000u16 {
+        ask(&mut bench, &member, 5, &question(n, NAME, 1, 0x100, b""));
+        let now = asked(&mut bench);
+        bench.answer(now.token, Some(answer_to(&now.message, b"x")));
+    }
+    assert_eq!(told(&mut bench).len(), 10_000);
+    bench.later(9_000);
+    bench.poll();
+    assert_eq!(told(&mut bench)[0].2[3] & 0xf, 2, "failed");
+    bench.answer(slow.token, None);
+    assert_eq!(bench.seen.drops, [DropReason::GatewayDnsLate]);
+}
+
 #[test]
 fn dns_n7_cache_is_off_unless_wanted() {
     for (entries, asked_again) in [(0, true), (100, false)] {
