@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -203,13 +203,7 @@ impl Upstreams {
         let query = with_random_id(message)?;
         socket.send(&query).await?;
         for _ in 0..GUESSES_MAX {
-            let answer = loop {
-                socket.readable().await?;
-                match receive(&socket) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    answer => break answer?,
-                }
-            };
+            let answer = receive(&socket).await?;
             if is_answer_to(&answer, &query) {
                 return Ok(Some(answer));
             }
@@ -301,8 +295,26 @@ impl Health {
     }
 }
 
-/// One datagram. The buffer is on the stack, so that nobody holds 64 KiB while he waits.
-fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
+/// One datagram, or what ICMP said about ours.
+async fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
+    loop {
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error() {
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
+            // Seen, and not there: without this it would be seen again at once.
+            let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+        match try_receive(socket) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            received => return received,
+        }
+    }
+}
+
+/// The buffer is on the stack, so that nobody holds 64 KiB while he waits.
+fn try_receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
     let mut buffer = [0; MESSAGE_BYTES_MAX];
     let length = socket.try_recv(&mut buffer)?;
     Ok(buffer[..length].to_vec())
@@ -346,7 +358,7 @@ const MESSAGE_BYTES_MAX: usize = 65_535;
 const TRIES_MAX: usize = 6;
 const TRIES_EACH: usize = 2;
 /// Wrong datagrams to one socket: with 4 guesses at 65,536 ids and some 28,000 ports nobody gets far.
-const GUESSES_MAX: usize = 4;
+const GUESSES_MAX: u32 = 4;
 /// Two are bad luck.
 const SILENCES_DEAD: u32 = 3;
 /// How often a dead one is tried.

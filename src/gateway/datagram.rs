@@ -3,16 +3,17 @@
 
 use std::net::Ipv4Addr;
 
-use super::dhcp::DhcpReply;
+use super::dhcp::{DhcpReply, REPLY_FRAME_BYTES_MAX};
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::{HEADER_BYTES as ETHERNET_BYTES, Mac};
 use crate::wire::ipv4::{self, HEADER_BYTES_MIN as IPV4_BYTES, Ipv4};
-use crate::wire::{dhcp, udp};
+use crate::wire::udp;
 
 /// Longest packet inside the hub.
 pub const MTU: usize = 1500;
 /// Longest UDP payload that needs no fragments.
 pub const PAYLOAD_BYTES_MAX: usize = MTU - IPV4_BYTES - udp::HEADER_BYTES;
+const _: () = assert!(REPLY_FRAME_BYTES_MAX == ETHERNET_BYTES + MTU);
 
 /// A datagram whose lengths and checksum are right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,28 +60,26 @@ pub struct Addressing {
     pub dst_port: u16,
 }
 
-/// A frame in the making: as long as the MTU allows.
-pub struct FrameBuffer([u8; ETHERNET_BYTES + MTU]);
+/// A frame in the making. The longest reply of the DHCP server is as long as the MTU allows, and so is any other frame.
+pub struct FrameBuffer([u8; REPLY_FRAME_BYTES_MAX]);
 
 impl FrameBuffer {
     /// Without content.
     pub fn new() -> Self {
-        Self([0; ETHERNET_BYTES + MTU])
+        Self([0; REPLY_FRAME_BYTES_MAX])
     }
 
-    /// A frame with a UDP datagram, `payload` cut to [`PAYLOAD_BYTES_MAX`] and padded to `payload_bytes_min`.
-    pub fn udp(&mut self, at: &Addressing, payload: &[u8], payload_bytes_min: usize) -> &[u8] {
+    /// A frame with a UDP datagram, `payload` cut to [`PAYLOAD_BYTES_MAX`].
+    pub fn udp(&mut self, at: &Addressing, payload: &[u8]) -> &[u8] {
         let payload = &payload[..payload.len().min(PAYLOAD_BYTES_MAX)];
-        let padded = payload.len().max(payload_bytes_min).min(PAYLOAD_BYTES_MAX);
         let start = ETHERNET_BYTES + IPV4_BYTES;
-        let bytes = u16::try_from(udp::HEADER_BYTES + padded).expect("below the MTU");
+        let bytes = u16::try_from(udp::HEADER_BYTES + payload.len()).expect("below the MTU");
         let segment = &mut self.0[start..][..usize::from(bytes)];
         segment[..2].copy_from_slice(&at.src_port.to_be_bytes());
         segment[2..4].copy_from_slice(&at.dst_port.to_be_bytes());
         segment[4..6].copy_from_slice(&bytes.to_be_bytes());
         segment[6..8].fill(0);
-        segment[8..][..payload.len()].copy_from_slice(payload);
-        segment[8 + payload.len()..].fill(0);
+        segment[8..].copy_from_slice(payload);
         let checksum = Sum::pseudo(at.src, at.dst, udp::PROTOCOL, bytes).bytes(segment).finish();
         // RFC 768: a sum of 0 is sent as all ones, for 0 means none.
         segment[6..8].copy_from_slice(&if checksum == 0 { u16::MAX } else { checksum }.to_be_bytes());
@@ -95,17 +94,10 @@ impl FrameBuffer {
         &self.0[..ETHERNET_BYTES + packet.len()]
     }
 
-    /// A reply of the DHCP server: RFC 2131 §4.1, padded for clients that expect the length BOOTP has (RFC 1542 §2.1).
+    /// A reply of the DHCP server.
     pub fn dhcp(&mut self, src_mac: Mac, reply: &DhcpReply<'_>) -> &[u8] {
-        let at = Addressing {
-            src_mac,
-            dst_mac: reply.dst_mac,
-            src: reply.src,
-            dst: reply.dst,
-            src_port: dhcp::SERVER_PORT,
-            dst_port: reply.dst_port,
-        };
-        self.udp(&at, reply.payload, BOOTP_BYTES_MIN)
+        let length = reply.write_frame(src_mac, &mut self.0);
+        &self.0[..length]
     }
 
     /// The two headers before a segment that already stands in its place.
@@ -131,13 +123,10 @@ impl Default for FrameBuffer {
 
 /// Of what the gateway itself sends (RFC 1700).
 pub const TTL: u8 = 64;
-/// RFC 1542 §2.1: 236 bytes of fixed fields and 64 of vendor information.
-const BOOTP_BYTES_MIN: usize = 300;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::ethernet::Frame;
     use proptest::prelude::*;
 
     const AT: Addressing = Addressing {
@@ -149,37 +138,11 @@ mod tests {
         dst_port: 40_000,
     };
 
-    /// D24, and the four addresses of D1 as they look on the wire.
-    #[test]
-    fn dhcp_d24_reply_frame() {
-        let mut buffer = FrameBuffer::new();
-        for (dst_mac, dst, dst_port) in [
-            (Mac::BROADCAST, Ipv4Addr::BROADCAST, 68),
-            (Mac([2, 0, 0, 0, 0, 9]), Ipv4Addr::new(100, 64, 0, 9), 68),
-            (Mac([2, 0, 0, 0, 0, 7]), Ipv4Addr::new(100, 64, 1, 1), 67),
-        ] {
-            for payload in [vec![2u8; 241], vec![3; 600], vec![4; 3000]] {
-                let reply = DhcpReply { dst_mac, src: AT.src, dst, dst_port, payload: &payload };
-                let frame = Frame::new_checked(buffer.dhcp(AT.src_mac, &reply)).unwrap();
-                assert_eq!((frame.dst(), frame.src(), frame.ethertype()), (dst_mac, AT.src_mac, ipv4::ETHERTYPE));
-                let packet = Ipv4::new_checked(frame.payload()).unwrap();
-                assert_eq!((packet.src(), packet.dst(), packet.ttl()), (AT.src, dst, 64));
-                assert!(packet.header_is_intact() && packet.whole().unwrap().len() == frame.payload().len());
-                let datagram = Datagram::parse(packet).expect("the checksum is right");
-                assert_eq!((datagram.src_port, datagram.dst_port), (67, dst_port));
-                assert_eq!(datagram.payload.len(), payload.len().clamp(300, 1472));
-                let kept = payload.len().min(1472);
-                assert_eq!(datagram.payload[..kept], payload[..kept]);
-                assert!(datagram.payload[kept..].iter().all(|byte| *byte == 0), "padded with zeros");
-            }
-        }
-    }
-
     proptest! {
         #[test]
         fn what_is_built_is_what_is_read(payload in proptest::collection::vec(any::<u8>(), 0..1472), flip in 0usize..6) {
             let mut buffer = FrameBuffer::new();
-            let mut bytes = buffer.udp(&AT, &payload, 0)[14..].to_vec();
+            let mut bytes = buffer.udp(&AT, &payload)[14..].to_vec();
             let read = Datagram::parse(Ipv4::new_checked(&bytes).unwrap());
             prop_assert_eq!(read, Some(Datagram { src_port: 53, dst_port: 40_000, payload: &payload }));
             bytes[20 + flip] ^= 1;

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::arp::{self, ArpGuard};
 use super::bindings::Binding;
 use super::datagram::FrameBuffer;
-use super::dhcp::{DhcpEvent, DhcpReply, DhcpSink};
+use super::dhcp::{DhcpEvent, DhcpReply, DhcpServer, DhcpSink};
 use super::dns::Forwarder;
 use super::{GatewayEvent, GatewaySink};
 use crate::hub::limiter::StormLimiter;
@@ -21,8 +21,19 @@ pub(super) struct DhcpPort<'g, S> {
     pub(super) floods: &'g mut StormLimiter,
     pub(super) floods_per_sec: u32,
     pub(super) dns: &'g mut Forwarder,
+    /// Addresses whose hosts may have said new names.
+    pub(super) renamed: Vec<Ipv4Addr>,
     pub(super) now: Tick,
     pub(super) sink: &'g mut S,
+}
+
+impl<S> DhcpPort<'_, S> {
+    /// Tells the forwarder what the hosts call themselves.
+    pub(super) fn rename(&mut self, dhcp: &DhcpServer) {
+        for address in self.renamed.drain(..) {
+            self.dns.set_name(address, dhcp.host_name(address));
+        }
+    }
 }
 
 impl<S: GatewaySink> DhcpSink for DhcpPort<'_, S> {
@@ -59,6 +70,13 @@ impl<S: GatewaySink> DhcpSink for DhcpPort<'_, S> {
     }
 
     fn event(&mut self, event: DhcpEvent) {
+        if let DhcpEvent::Granted { address, .. }
+        | DhcpEvent::Renewed { address, .. }
+        | DhcpEvent::Moved { address, .. } = event
+            && self.dns.has_zone()
+        {
+            self.renamed.push(address);
+        }
         self.sink.event(GatewayEvent::Dhcp(event));
     }
 

@@ -80,7 +80,7 @@ pub struct GatewaySettings {
     pub echo_per_sec: u32,
     /// ICMP errors a session gets each second.
     pub errors_per_sec: u32,
-    /// Frames to everybody (announcements, probes for the DHCP server) each second.
+    /// Probes of the DHCP server, which go to everybody, each second.
     pub floods_per_sec: u32,
     /// Sessions whose limits are remembered at a time.
     pub sessions_max: usize,
@@ -243,10 +243,12 @@ impl Gateway {
     /// What came back for a question: see [`GatewaySink::ask_upstream`].
     pub fn upstream_answered(&mut self, answer: &DnsAnswer, now: Tick, sink: &mut impl GatewaySink) {
         match self.dns.answered(answer, now) {
-            Ok(outcome) => self.deliver(outcome, sink),
+            Ok(outcome) => {
+                self.deliver(outcome, sink);
+                self.serve_tcp(now, sink);
+            }
             Err(reason) => sink.dropped(reason),
         }
-        self.serve_tcp(now, sink);
     }
 
     /// What time brings; returns when to come again.
@@ -329,7 +331,9 @@ impl Gateway {
                 self.adopt(origin, arp.sender_mac, arp.sender, now, sink);
             }
             None => {
-                self.with_dhcp(now, sink, |dhcp, port| dhcp.seen(arp.sender, arp.sender_mac, now, port));
+                if !self.adopt(origin, arp.sender_mac, arp.sender, now, sink) {
+                    self.with_dhcp(now, sink, |dhcp, port| dhcp.seen(arp.sender, arp.sender_mac, now, port));
+                }
             }
         }
     }
@@ -424,7 +428,16 @@ impl Gateway {
         Ok(Right::Static)
     }
 
+    /// Whether the member behind `origin` may go on with `address`, and does now. Two sessions that pull at one address
+    /// do so only so often.
     fn adopt(&mut self, origin: &Origin, mac: Mac, address: Ipv4Addr, now: Tick, sink: &mut impl GatewaySink) -> bool {
+        if !self.is_inside(address) {
+            return false;
+        }
+        let usage = self.sessions.usage(origin.session, now);
+        if !usage.is_some_and(|usage| usage.adoptions.allow(ADOPTIONS_PER_SEC, now)) {
+            return false;
+        }
         self.with_dhcp(now, sink, |dhcp, port| dhcp.adopt(origin, mac, address, now, port)).unwrap_or(false)
     }
 
@@ -459,6 +472,10 @@ impl Gateway {
         sink: &mut impl GatewaySink,
     ) -> Result<(), DropReason> {
         let datagram = Datagram::parse(packet).ok_or(DropReason::GatewayMalformed)?;
+        if datagram.src_port == 0 {
+            // Nobody could hear an answer.
+            return Err(DropReason::GatewayMalformed);
+        }
         if datagram.dst_port == dns_wire::PORT && self.settings.dns.enabled {
             let address = packet.src();
             let way = Way::Udp { port: origin.port, mac, address, udp_port: datagram.src_port };
@@ -529,7 +546,7 @@ impl Gateway {
                     src_port: dns_wire::PORT,
                     dst_port: udp_port,
                 };
-                sink.reply(port, self.buffer.udp(&at, &message, 0));
+                sink.reply(port, self.buffer.udp(&at, &message));
             }
             (Way::Udp { .. }, None) => {}
         }
@@ -537,8 +554,18 @@ impl Gateway {
 
     /// Asks what came by connections and sends what goes into them.
     fn serve_tcp(&mut self, now: Tick, sink: &mut impl GatewaySink) {
+        if self.tcp.is_idle() {
+            return;
+        }
         for _ in 0..QUESTIONS_AT_ONCE {
-            let Some(question) = self.tcp.question(now) else { break };
+            let question = match self.tcp.question(now) {
+                Some(Ok(question)) => question,
+                Some(Err(reason)) => {
+                    sink.dropped(reason);
+                    continue;
+                }
+                None => break,
+            };
             let way = Way::Tcp(question.conn);
             match self.ask(&question.from, way, &question.message, now, sink) {
                 Ok(None) => {}
@@ -568,10 +595,14 @@ impl Gateway {
             floods: &mut self.floods,
             floods_per_sec: self.settings.floods_per_sec,
             dns: &mut self.dns,
+            renamed: Vec::new(),
             now,
             sink,
         };
-        self.dhcp.as_mut().map(|dhcp| call(dhcp, &mut port))
+        let dhcp = self.dhcp.as_mut()?;
+        let result = call(dhcp, &mut port);
+        port.rename(dhcp);
+        Some(result)
     }
 
     fn is_inside(&self, address: Ipv4Addr) -> bool {
@@ -594,6 +625,8 @@ fn inside(settings: &GatewaySettings) -> (Ipv4Addr, Ipv4Addr) {
 
 /// Claims told of one session; the rest is counted.
 const EVENTS_PER_SEC: u32 = 1;
+/// A session tries this after each login, for one address or some.
+const ADOPTIONS_PER_SEC: u32 = 10;
 /// Questions given up in one call, and read from connections in one.
 const EXPIRED_AT_ONCE: usize = 64;
 const QUESTIONS_AT_ONCE: usize = 64;

@@ -137,7 +137,8 @@ impl TcpEnd {
     }
 
     /// A question that came whole; to be called until there is none. Each is to be given to [`Self::answer`] some time.
-    pub(super) fn question(&mut self, now: Tick) -> Option<TcpQuestion> {
+    /// `Err` tells that a connection ended for what it sent.
+    pub(super) fn question(&mut self, now: Tick) -> Option<Result<TcpQuestion, DropReason>> {
         (0..self.places.len()).find_map(|place| self.read(place, now))
     }
 
@@ -184,9 +185,14 @@ impl TcpEnd {
         }
     }
 
+    /// Whether there is no connection, and nothing to say to anybody.
+    pub(super) fn is_idle(&self) -> bool {
+        self.device.outgoing.is_empty() && self.places.iter().all(|place| place.conn.is_none())
+    }
+
     /// When [`Self::flush`] has something to do.
     pub(super) fn next(&mut self, now: Tick) -> Tick {
-        if self.places.iter().all(|place| place.conn.is_none()) {
+        if self.is_idle() {
             return Tick(u64::MAX);
         }
         let wait = self.interface.poll_delay(instant(now), &self.sockets);
@@ -255,17 +261,13 @@ impl TcpEnd {
     }
 
     /// The next whole question of the connection at `place`, unless it has enough under way.
-    fn read(&mut self, place: usize, now: Tick) -> Option<TcpQuestion> {
+    fn read(&mut self, place: usize, now: Tick) -> Option<Result<TcpQuestion, DropReason>> {
         let Place { socket, conn } = &mut self.places[place];
         let conn = conn.as_mut()?;
         let socket = self.sockets.get_mut::<Socket<'_>>(*socket);
         while socket.can_recv() && conn.closing.is_none() && conn.under_way + conn.outbox.len() < UNDER_WAY_MAX {
-            let wanted = wanted(&conn.inbox);
-            if wanted > 2 + QUESTION_BYTES_MAX {
-                socket.abort();
-                return None;
-            }
-            let missing = wanted - conn.inbox.len();
+            // At least a byte: what is whole never stays in the inbox.
+            let missing = wanted(&conn.inbox) - conn.inbox.len();
             let inbox = &mut conn.inbox;
             let taken = socket.recv(|bytes| {
                 let taken = bytes.len().min(missing);
@@ -275,13 +277,20 @@ impl TcpEnd {
             if taken.is_err() {
                 return None;
             }
-            if conn.inbox.len() > 2 && conn.inbox.len() == self::wanted(&conn.inbox) {
+            let [_, _, begun @ ..] = &conn.inbox[..] else { continue };
+            let message_bytes = wanted(&conn.inbox) - 2;
+            if !(dns::HEADER_BYTES..=QUESTION_BYTES_MAX).contains(&message_bytes) {
+                socket.abort();
+                conn.closing = Some(now);
+                return Some(Err(DropReason::GatewayDnsMalformed));
+            }
+            if begun.len() == message_bytes {
                 let message = conn.inbox.split_off(2);
                 conn.inbox.clear();
                 conn.active = now;
                 conn.under_way += 1;
                 let conn_ref = ConnRef { place, number: conn.number };
-                return Some(TcpQuestion { conn: conn_ref, from: conn.from.origin, message });
+                return Some(Ok(TcpQuestion { conn: conn_ref, from: conn.from.origin, message }));
             }
         }
         None

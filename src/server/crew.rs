@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::unbounded;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::routers::{Making, Reach, Routers};
+use super::routers::{Making, QUESTIONS_MAX, Reach, Routers};
 use super::{ServerError, while_doing};
 use crate::config::{Config, Hub};
 use crate::control::state::secrets;
@@ -51,7 +51,9 @@ impl Crew {
         let wakers: io::Result<Vec<Waker>> = cpus.iter().map(|_| Waker::new()).collect();
         let wakers: Arc<[Waker]> = wakers.map_err(while_doing("make a waker"))?.into();
         let (report, reports) = unbounded_channel();
-        let settings = worker_settings(cpus.len(), descriptors, config.server.gather);
+        let gateways = config.hubs.iter().filter(|hub| hub.gateway.is_some()).count();
+        let kept = DESCRIPTORS_KEPT + gateways * DESCRIPTORS_PER_GATEWAY;
+        let settings = worker_settings(cpus.len(), descriptors, kept, config.server.gather);
         let mut handles = Vec::new();
         let mut threads = Vec::new();
         let (senders, commands): (Vec<_>, Vec<_>) = cpus.iter().map(|_| unbounded()).unzip();
@@ -166,9 +168,9 @@ fn make_hubs(config: &Config, workers: usize) -> Arc<[Arc<HubShared>]> {
     config.hubs.iter().map(make).collect()
 }
 
-fn worker_settings(workers: usize, descriptors: u64, gather: Duration) -> WorkerSettings {
+fn worker_settings(workers: usize, descriptors: u64, kept: usize, gather: Duration) -> WorkerSettings {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let conns_max = descriptors.saturating_sub(DESCRIPTORS_KEPT) / workers;
+    let conns_max = descriptors.saturating_sub(kept) / workers;
     WorkerSettings { conns_max, frames_max: FRAMES_MAX, gather }
 }
 
@@ -180,6 +182,9 @@ const FRAMES_MAX: usize = 32_768;
 
 /// Descriptors for everything but members: listeners, rings, logs, logins in progress.
 const DESCRIPTORS_KEPT: usize = 128;
+
+/// And for questions of a gateway to its upstreams.
+const DESCRIPTORS_PER_GATEWAY: usize = 2 * QUESTIONS_MAX;
 
 /// For the workers at the end: the closing procedure, which takes a second at most.
 const STOP_MAX: Duration = Duration::from_millis(1_200);

@@ -24,6 +24,7 @@ use crate::control::state::accounts::AccountStore;
 use crate::control::state::leases::{self, LeaseHolder};
 use crate::control::state::secrets;
 use crate::event::{Event, Stamp, What};
+use crate::gateway::arp::ArpGuard;
 use crate::gateway::bindings::Bindings;
 use crate::gateway::dhcp::DhcpSettings;
 use crate::gateway::dhcp::settings::Reservation;
@@ -107,7 +108,9 @@ impl Making<'_> {
         let slot = u32::try_from(routers.plans.len() / workers).unwrap_or(u32::MAX);
         let worker = u8::try_from(owner).expect("fewer than 64 workers");
         let bindings = Arc::new(Bindings::new(gateway.network(), gateway.network_addresses()));
-        let uplink = hub.nat.as_ref().map(|nat| Uplink::of(hub, nat)).transpose()?;
+        // Who has used an address before need not look whether somebody else has it, and is back at once.
+        let is_new = leases::read(&leases::path(self.state, &hub.name))?.is_empty();
+        let uplink = hub.nat.as_ref().map(|nat| Uplink::of(hub, nat, is_new)).transpose()?;
         let nat_plan = match (&hub.nat, &uplink) {
             (Some(nat), Some(uplink)) => Some(Arc::new(plan_nat(hub, gateway, nat, uplink, workers)?)),
             _ => None,
@@ -118,6 +121,7 @@ impl Making<'_> {
             mac: card_of(&hub.name),
             address: gateway.address,
             broadcast: Ipv4Addr::from(u32::from(gateway.network()) + (gateway.network_addresses() - 1)),
+            guard: ArpGuard { mac: card_of(&hub.name), address: gateway.address, bindings: Arc::clone(&bindings) },
             bindings,
             nat: nat_plan,
         });
@@ -236,7 +240,8 @@ struct Uplink {
 }
 
 impl Uplink {
-    fn of(hub: &Hub, nat: &wanted::Nat) -> Result<Self, ServerError> {
+    /// `is_new`: the NAT has never been here.
+    fn of(hub: &Hub, nat: &wanted::Nat, is_new: bool) -> Result<Self, ServerError> {
         let refused = |why: String| ServerError::Router { hub: hub.name.clone(), why };
         let no_device =
             |error| refused(format!("device {:?}: {error}\n  hint: `ip link` lists those there are", nat.device));
@@ -268,7 +273,7 @@ impl Uplink {
         let settings = UplinkSettings {
             // Who is directly reachable: the network of the device if it has an address, else nobody but the next hop.
             network: hosts.unwrap_or((next_hop.unwrap_or(first), 32)),
-            ownership: if is_shared { Ownership::Shared } else { Ownership::Dedicated { probe: true } },
+            ownership: if is_shared { Ownership::Shared } else { Ownership::Dedicated { probe: is_new } },
             next_hop,
             ask_from: hosts.map_or(first, |(address, _)| address),
             addresses,
@@ -366,7 +371,7 @@ fn upstream_settings(gateway: &wanted::Gateway) -> UpstreamSettings {
     if upstreams.is_empty() {
         tracing::warn!("no DNS server is configured and /etc/resolv.conf names none: questions of members fail");
     }
-    UpstreamSettings { upstreams, ..UpstreamSettings::default() }
+    UpstreamSettings { upstreams, questions_max: QUESTIONS_MAX, ..UpstreamSettings::default() }
 }
 
 /// A card of our own making, the same after every start: members remember it. Locally administered, "hl" first.
@@ -448,5 +453,7 @@ async fn tell_host_addresses(reach: Reach, plans: Vec<Arc<RouterPlan>>) {
 
 /// In front of each worker: a burst of 64 super-packets as the kernel counts them.
 const RECEIVE_BYTES: usize = 8 << 20;
+/// Questions asked at a time; most take one descriptor, those of slow upstreams some more.
+pub(super) const QUESTIONS_MAX: usize = 512;
 /// The host's addresses change rarely.
 const HOST_ADDRESSES_EVERY: Duration = Duration::from_secs(5);

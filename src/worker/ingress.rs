@@ -45,8 +45,12 @@ impl Fabric {
             return self.counters.drop_frame(DropReason::FrameTooShort);
         };
         let Some(seat) = self.seats.get_mut(usize::from(hub.0)) else { return };
+        let host = seat.host;
         match hub::ingress(&seat.shared, &mut seat.view, port, frame, now) {
-            Verdict::Unicast(to, meta) if seat.host == Some(to) => self.to_host(hub, meta, frame, now),
+            Verdict::Unicast(to, meta) if host == Some(to) => self.to_host(hub, meta, frame, now),
+            Verdict::Unicast(_, meta) if host.is_some() && self.is_false_claim(hub, meta, frame, now) => {
+                self.counters.drop_frame(DropReason::GatewayArpClaim);
+            }
             Verdict::Unicast(to, meta) if to.worker() == self.index => self.deliver(hub, to, meta, frame, now),
             Verdict::Unicast(to, meta) => self.hand_over(to.worker(), Parcel { hub, to: Dest::Port(to), meta }, bytes),
             Verdict::Flood(meta) => {

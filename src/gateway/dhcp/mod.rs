@@ -396,6 +396,11 @@ impl DhcpServer {
         })
     }
 
+    /// What the client with `address` calls itself. From the network.
+    pub fn host_name(&self, address: Ipv4Addr) -> Option<&[u8]> {
+        self.table.place(self.table.index(address)?).host_name.as_deref()
+    }
+
     /// Messages so far.
     pub fn stats(&self) -> DhcpStats {
         self.stats

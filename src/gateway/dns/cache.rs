@@ -118,8 +118,8 @@ mod tests {
     use super::*;
 
     fn question(n: u32) -> Vec<u8> {
-        let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 4];
-        message.extend(n.to_be_bytes().map(|byte| b'a' + (byte & 15)));
+        let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 8];
+        message.extend(format!("{n:08x}").as_bytes());
         message.extend([0, 0, 1, 0, 1]);
         message
     }

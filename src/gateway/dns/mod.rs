@@ -13,9 +13,6 @@ mod cache;
 mod messages;
 mod names;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -273,6 +270,11 @@ impl Forwarder {
         self.ends.front().map_or(Tick(u64::MAX), |(end, _)| *end)
     }
 
+    /// Whether members have names.
+    pub(super) fn has_zone(&self) -> bool {
+        self.settings.zone.is_some()
+    }
+
     /// `address` is with the host `name`; `None`: with nobody.
     pub(super) fn set_name(&mut self, address: Ipv4Addr, name: Option<&[u8]>) {
         match name {
@@ -350,6 +352,10 @@ impl Forwarder {
         self.by_question.insert(flight.key.clone(), self.token);
         self.flights.insert(self.token, flight);
         self.ends.push_back((now + FLIGHT_MAX, self.token));
+        // Most ended long before their time.
+        if self.ends.len() > 2 * self.settings.flights_max.max(32) {
+            self.ends.retain(|(_, token)| self.flights.contains_key(token));
+        }
         question
     }
 

@@ -148,14 +148,19 @@ impl Fabric {
             let visit = |gateway: &mut Gateway, sink: &mut Sink<'_>| gateway.frame(&origin, frame, now, sink);
             Some(host.run(&router.plan, &router.events, fabric, now, visit))
         });
-        // Its sender is bound now: it goes on, and cannot come back here.
-        if handled == Some(Some(Handled::Adopted)) {
-            self.to_host(hub, FrameMeta { scope: Scope::Hosts, ..meta }, frame, now);
+        if handled != Some(Some(Handled::Adopted)) {
+            return;
         }
+        if meta.scope == Scope::Hosts {
+            // It was here before: it is for nobody that NAT or gateway know.
+            return self.counters.drop_frame(DropReason::GatewayIgnored);
+        }
+        // Its sender is bound now: it goes on.
+        self.to_host(hub, FrameMeta { scope: Scope::Hosts, ..meta }, frame, now);
     }
 
     /// Who sent a frame; `None` if he has gone meanwhile.
-    fn origin(&self, hub: HubId, meta: FrameMeta) -> Option<Origin> {
+    pub(super) fn origin(&self, hub: HubId, meta: FrameMeta) -> Option<Origin> {
         let tenant = self.seats.get(usize::from(hub.0))?.shared.tenant(meta.ingress)?;
         let is_bridge = meta.bits.has(PortBits::BRIDGE);
         Some(Origin { port: meta.ingress, session: tenant.session, member: tenant.member, is_bridge })

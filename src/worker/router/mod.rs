@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use super::egress::Fabric;
 use super::parcel::{Dest, Parcel};
+use crate::gateway::GatewayEvent;
+use crate::gateway::arp::Claim;
 use crate::hub::{FrameMeta, PortKind, Scope, Tenant};
 use crate::ids::{HubId, MemberId, PortId, SessionId};
 use crate::lane::Lane;
@@ -28,6 +30,7 @@ use crate::metrics::drops::DropReason;
 use crate::nat::Nat;
 use crate::tick::Tick;
 use crate::wire::ethernet::{FRAME_BYTES_MAX, Frame};
+use crate::wire::kinds::Kinds;
 
 pub mod host;
 mod later;
@@ -74,6 +77,8 @@ pub struct Router {
     lane: LaneSide,
     hairpins: Packets,
     events: EventSink,
+    /// When somebody's lie was last told to the log.
+    claim_told: Tick,
     /// A packet on its way through the NAT: received frames are not written to.
     scratch: Box<[u8; FRAME_BYTES_MAX]>,
 }
@@ -88,6 +93,7 @@ impl Router {
             lane: LaneSide { lane, ready: true, is_new: true },
             hairpins: Packets::default(),
             events,
+            claim_told: Tick::default(),
             scratch: Box::new([0; FRAME_BYTES_MAX]),
         }
     }
@@ -162,6 +168,26 @@ impl Fabric {
             Dest::Inbound => self.translate_in(hub, frame, now),
             Dest::Port(_) | Dest::Flood => debug_assert!(false, "a frame of the hub is no errand"),
         }
+    }
+
+    /// Whether `frame`, from one stranger to another, says by ARP that an address is with a card that has no right to it.
+    #[inline]
+    pub(super) fn is_false_claim(&mut self, hub: HubId, meta: FrameMeta, frame: Frame<'_>, now: Tick) -> bool {
+        // Among friends kinds are not looked for: they may say what they want.
+        let is_arp = meta.kinds.is_some_and(|kinds| kinds.intersects(Kinds::ARP));
+        is_arp && self.claims_falsely(hub, meta, frame, now)
+    }
+
+    fn claims_falsely(&mut self, hub: HubId, meta: FrameMeta, frame: Frame<'_>, now: Tick) -> bool {
+        let Some(origin) = self.origin(hub, meta) else { return false };
+        let Some(Some(router)) = self.routers.get_mut(usize::from(hub.0)) else { return false };
+        let Some(Claim { mac, address, holder }) = router.plan.guard.refuse(&origin, frame) else { return false };
+        if now.since(router.claim_told) >= CLAIMS_TOLD_EVERY {
+            router.claim_told = now;
+            let event = RouterEvent::Gateway(GatewayEvent::AddressClaimed { origin, mac, address, holder });
+            (router.events)(hub, event, now);
+        }
+        true
     }
 
     /// Brings a frame from the gateway to one member.
@@ -239,6 +265,9 @@ impl Fabric {
         self.routers.iter().flatten().map(|router| router.plan.hub)
     }
 }
+
+/// Who lies does it often; the counter has them all.
+const CLAIMS_TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Distance of two looks at what time brings: fine enough for DHCP's probes and ARP, coarse enough that an idle
 /// gateway costs nothing to speak of.

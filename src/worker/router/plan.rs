@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::super::parcel::Dest;
+use crate::gateway::arp::ArpGuard;
 use crate::gateway::bindings::Bindings;
 use crate::hub::port::PortBits;
 use crate::hub::{FrameMeta, Scope};
@@ -26,6 +27,8 @@ pub struct RouterPlan {
     pub address: Ipv4Addr,
     /// Last address of the inside network: directed broadcast.
     pub broadcast: Ipv4Addr,
+    /// What members may say about addresses.
+    pub guard: ArpGuard,
     /// Who has which inside address.
     pub bindings: Arc<Bindings>,
     /// How NAT is shared among the workers; `None`: the hub has no way to the Internet.

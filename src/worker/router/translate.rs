@@ -316,8 +316,8 @@ impl Way<'_> {
 
 /// Packets that wait for the end of a step; more would be a loop.
 const WAITING_MAX: usize = 64;
-/// As many as a few hundred thousand small packets a second bring between two turns; super-packets count once.
-const PACKETS_PER_TURN: usize = 256;
+/// As many as a few hundred thousand small packets a second bring between two turns; of super-packets, 4 MB.
+const PACKETS_PER_TURN: usize = 64;
 /// Longest packet to a member.
 const INSIDE_MTU: usize = 1500;
 /// Longest message of PCP (RFC 6887 §7).
