@@ -93,7 +93,6 @@ pub struct Nat {
     random: Random,
     /// Of destinations, for the scan brake.
     secret: Secret,
-    brake_bits: u32,
     /// Flows that only the outside has used.
     passive: u32,
     identification: u32,
@@ -121,10 +120,6 @@ impl Nat {
             answers: Answers::new(&mut random),
             lifetimes: Lifetimes::new(&settings.timeouts),
             secret: Secret::new(&mut random),
-            brake_bits: match settings.limits.destinations_per_min {
-                0 => 0,
-                per_min => limits::bits_for(per_min),
-            },
             passive: 0,
             identification: random.next().low(),
             stats: NatStats::default(),
@@ -457,3 +452,7 @@ fn fit(head: &Head, packet: &[u8], offload: &mut Offload, proto: Proto, mtu: u16
 }
 
 const DNS_PORT: u16 = 53;
+
+/// Memory that a mapping with one flow takes at most: their two entries, five places in indexes that have just grown.
+/// A further flow of the same mapping takes 64 bytes and three places, a flow that shares its port as much.
+pub const BYTES_PER_MAPPING: usize = 64 + size_of::<mappings::Mapping>() + 5 * 8 * 16 / 5;
