@@ -33,7 +33,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Debug, Default)]
 struct Model {
     /// Blocks and single ports by the events alone: what a trace would have.
-    blocks: BTreeMap<(std::net::Ipv4Addr, u16), Insider>,
+    blocks: BTreeMap<(std::net::Ipv4Addr, u16), (Insider, u16)>,
     mappings: HashMap<(Proto, SocketAddrV4), Insider>,
     flows: HashMap<(Proto, SocketAddrV4, SocketAddrV4), Insider>,
 }
@@ -43,11 +43,11 @@ impl Model {
         for event in events {
             match *event {
                 NatEvent::BlockGranted { insider, block } => {
-                    let before = self.blocks.insert((block.address, block.first), insider);
+                    let before = self.blocks.insert((block.address, block.first), (insider, block.ports));
                     assert_eq!(before, None, "a block given twice");
                 }
                 NatEvent::BlockReleased { insider, block } => {
-                    assert_eq!(self.blocks.remove(&(block.address, block.first)), Some(insider));
+                    assert_eq!(self.blocks.remove(&(block.address, block.first)), Some((insider, block.ports)));
                 }
                 NatEvent::MappingBegan { insider, translation: t } => {
                     assert_eq!(self.mappings.insert((t.proto, t.external), insider), None);
@@ -67,13 +67,13 @@ impl Model {
     }
 
     /// The one whom records name for an external end towards a destination.
-    fn trace(&self, block_ports: u16, proto: Proto, external: SocketAddrV4, remote: SocketAddrV4) -> Option<Insider> {
+    fn trace(&self, proto: Proto, external: SocketAddrV4, remote: SocketAddrV4) -> Option<Insider> {
         let by_flow = self.flows.get(&(proto, external, remote));
         let by_mapping = by_flow.or(self.mappings.get(&(proto, external)));
-        let in_block = |(address, first): &(std::net::Ipv4Addr, u16)| {
-            address == external.ip() && (*first..first.saturating_add(block_ports)).contains(&external.port())
-        };
-        by_mapping.or(self.blocks.iter().find(|(block, _)| in_block(block)).map(|(_, insider)| insider)).copied()
+        let mut blocks = self.blocks.iter().filter(|((address, first), (_, ports))| {
+            address == external.ip() && (*first..first + ports).contains(&external.port())
+        });
+        by_mapping.or(blocks.next().map(|(_, (insider, _))| insider)).copied()
     }
 }
 
@@ -89,7 +89,7 @@ fn send(rig: &mut Rig, model: &mut Model, who: Insider, port: u16, to: SocketAdd
         return;
     };
     let external = read(sent).from;
-    assert_eq!(model.trace(64, proto, external, to), Some(who), "the records name who sent it");
+    assert_eq!(model.trace(proto, external, to), Some(who), "the records name who sent it");
     let answer = if is_tcp { tcp(to, external, SYN | ACK, b"") } else { udp(to, external, b"answer") };
     let back = rig.in_(&answer).one_delivered();
     assert_eq!((back.from, back.to), (to, inside), "back where it came from");

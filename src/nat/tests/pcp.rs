@@ -145,7 +145,7 @@ fn nat_l9_announce_and_errors() {
     ] {
         let answer = ask(&mut rig, member(5), &request);
         assert_eq!(answer[3], code, "{request:?}");
-        assert!(answer.len() >= 24 && answer.len() % 4 == 0);
+        assert!(answer.len() >= 24 && answer.len().is_multiple_of(4));
     }
     assert_eq!(ask(&mut rig, member(5), &[0, 0])[..4], [0, 0x80, 0, 1], "NAT-PMP: only PCP here");
     assert!(ask(&mut rig, member(5), &with(1, 0x81)).is_empty(), "answers are not answered");

@@ -26,8 +26,8 @@ fn five_thousand_members_share_one_address() {
         }
         rig.pass(Duration::from_millis(500));
     }
-    assert_eq!((rig.stats().flows, own), (500_000, 40_000), "each has eight ports of his own");
-    assert_eq!(rig.stats().overlaps_begun, 460_000);
+    assert_eq!((rig.stats().flows, rig.stats().overlaps_begun), (500_000, 500_000 - u64::from(own)));
+    assert!((40_000..=40_320).contains(&own), "{own} flows use a member's own ports, eight for each and what is left");
 }
 
 /// Memory of a mapping with one flow, indexes at their emptiest included.

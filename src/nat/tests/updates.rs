@@ -191,7 +191,7 @@ fn nat_p9_refusals_do_not_refresh() {
 fn nat_p10_port_parity_is_an_option() {
     for port_parity in [true, false] {
         let mut rig = Rig::new(NatSettings { port_parity, ..settings() });
-        let kept = (0..20).filter(|n| rig.udp_out(member(5), 4000 + 2 * n, server(0)).port() % 2 == 0).count();
+        let kept = (0..20).filter(|n| rig.udp_out(member(5), 4000 + 2 * n, server(0)).port().is_multiple_of(2)).count();
         assert_eq!(kept == 20, port_parity, "{kept} of 20");
     }
 }
