@@ -19,13 +19,18 @@ use hublane::wire::ipv4;
 use hublane::wire::offload::Offload;
 
 /// Looks at what comes and counts.
-#[derive(Default)]
 struct Sink {
     sent: u64,
     delivered: u64,
     drops: u64,
     /// Address and port of the last packet's source.
     source: (Ipv4Addr, u16),
+}
+
+impl Sink {
+    const fn new() -> Self {
+        Self { sent: 0, delivered: 0, drops: 0, source: (Ipv4Addr::UNSPECIFIED, 0) }
+    }
 }
 
 impl NatSink for Sink {
@@ -118,7 +123,7 @@ struct Traffic {
 
 fn filled(flows: u32) -> (Nat, Traffic) {
     let mut nat = nat(Timeouts::default());
-    let mut sink = Sink::default();
+    let mut sink = Sink::new();
     let mut traffic = Traffic { out: Vec::new(), back: Vec::new() };
     let every = (flows / PACKETS).max(1);
     for n in 0..flows {
@@ -142,7 +147,7 @@ fn lookup(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("nat");
     for flows in [1_000, 1_000_000] {
         let (mut nat, traffic) = filled(flows);
-        let mut sink = Sink::default();
+        let mut sink = Sink::new();
         let mut buffer = [0; 64];
         for ahead in [0, AHEAD] {
             let how = if ahead == 0 { "" } else { ", warmed" };
@@ -184,7 +189,7 @@ fn lookup(criterion: &mut Criterion) {
 fn churn(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("nat");
     let mut nat = nat(Timeouts { udp: Duration::from_secs(2), ..Timeouts::default() });
-    let mut sink = Sink::default();
+    let mut sink = Sink::new();
     let (mut now, mut n) = (NOW, 0);
     group.throughput(Throughput::Elements(CHURN.into()));
     group.bench_function("create and expire", |bencher| {
