@@ -4,12 +4,11 @@
 
 mod settings;
 
-use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hublane::ids::{MemberId, SessionId};
 use hublane::metrics::drops::DropReason;
 use hublane::nat::{BYTES_PER_MAPPING, Insider, Nat, NatEvent, NatPlan, NatSettings, NatSink, Timeouts};
@@ -79,32 +78,31 @@ fn nat(timeouts: Timeouts) -> Nat {
 }
 
 /// Flow `n`: of one of 4,096 members, UDP and the SYN of TCP in turn, to one of 1,000 servers.
-fn flow(n: u32) -> (Insider, Vec<u8>) {
+fn flow(n: u32) -> (Insider, [u8; BYTES]) {
     let member = n % MEMBERS;
     let address = Ipv4Addr::from(0x6440_0100 + member);
     let insider = Insider { address, member: MemberId(member), session: SessionId(member.into()) };
     let remote = Ipv4Addr::from(0x0808_0000 + n % 1_000);
     let is_udp = n / MEMBERS % 2 == 0;
-    let (protocol, bytes) = if is_udp { (17, 26u16) } else { (6, 26) };
-    let mut packet = ipv4::header(address, remote, protocol, 64, bytes).to_vec();
-    packet.extend((2_000 + low(n / MEMBERS)).to_be_bytes());
-    packet.extend(443u16.to_be_bytes());
+    let mut packet = [0; BYTES];
+    let protocol = if is_udp { 17 } else { 6 };
+    packet[..20].copy_from_slice(&ipv4::header(address, remote, protocol, 64, L4_BYTES));
+    packet[20..22].copy_from_slice(&(2_000 + low(n / MEMBERS)).to_be_bytes());
+    packet[22..24].copy_from_slice(&443u16.to_be_bytes());
     if is_udp {
-        packet.extend(bytes.to_be_bytes());
-        packet.extend([0; 20]);
+        packet[24..26].copy_from_slice(&L4_BYTES.to_be_bytes());
     } else {
-        packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
-        packet.extend([0; 6]);
+        packet[32..34].copy_from_slice(&[0x50, 2]);
     }
-    let checksum = Sum::pseudo(address, remote, protocol, bytes).bytes(&packet[20..]).finish();
+    let checksum = Sum::pseudo(address, remote, protocol, L4_BYTES).bytes(&packet[20..]).finish();
     let at = if is_udp { 26 } else { 36 };
     packet[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
     (insider, packet)
 }
 
 /// The answer to what left from `source`.
-fn answer(sent: &[u8], source: (Ipv4Addr, u16)) -> Vec<u8> {
-    let mut packet = sent.to_vec();
+fn answer(sent: &[u8; BYTES], source: (Ipv4Addr, u16)) -> [u8; BYTES] {
+    let mut packet = *sent;
     packet[12..16].copy_from_slice(&sent[16..20]);
     packet[16..20].copy_from_slice(&source.0.octets());
     packet[20..22].copy_from_slice(&sent[22..24]);
@@ -115,73 +113,75 @@ fn answer(sent: &[u8], source: (Ipv4Addr, u16)) -> Vec<u8> {
     packet
 }
 
-/// Packets whose flows lie in no order that a cache foresees, as many as a real burst's worth and more.
-struct Traffic {
-    out: Vec<(Insider, Vec<u8>)>,
-    back: Vec<Vec<u8>>,
-}
-
-fn filled(flows: u32) -> (Nat, Traffic) {
+/// A NAT with that many flows, and the answers to the packets that made them.
+fn filled(flows: u32) -> (Nat, Vec<[u8; BYTES]>) {
     let mut nat = nat(Timeouts::default());
     let mut sink = Sink::new();
-    let mut traffic = Traffic { out: Vec::new(), back: Vec::new() };
-    let every = (flows / PACKETS).max(1);
-    for n in 0..flows {
+    let answers = (0..flows).map(|n| {
         let (insider, packet) = flow(n);
         nat.outbound(&insider, &mut packet.clone(), Offload::NONE, NOW, &mut sink);
-        if n % every == 0 && traffic.out.len() < PACKETS as usize {
-            traffic.back.push(answer(&packet, sink.source));
-            traffic.out.push((insider, packet));
-        }
-    }
+        answer(&packet, sink.source)
+    });
+    let answers = answers.collect();
     assert_eq!((sink.sent, sink.drops), (flows.into(), 0));
-    // A stride without a divisor in common with the number: neighbours come far apart.
-    let order = |n: usize| n * 7_919 % traffic.out.len();
-    let out = (0..traffic.out.len()).map(|n| traffic.out[order(n)].clone()).collect();
-    let back = (0..traffic.back.len()).map(|n| traffic.back[order(n)].clone()).collect();
-    (nat, Traffic { out, back })
+    (nat, answers)
 }
 
-/// A packet of a known flow, each way, from parse to sink; packets of a burst are known [`AHEAD`] before their turn.
+/// The next of `flows`, by steps of a large prime: an order that no cache foresees and that leaves none out.
+fn next(at: u32, flows: u32) -> u32 {
+    (at + 7_919_993) % flows
+}
+
+/// Bursts of packets of known flows, from parse to sink: time per packet. They wait in memory that was just written,
+/// as a network card or the deframer leaves them.
 fn lookup(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("nat");
+    group.throughput(Throughput::Elements(BURST as u64));
     for flows in [1_000, 1_000_000] {
-        let (mut nat, traffic) = filled(flows);
+        let (mut nat, answers) = filled(flows);
         let mut sink = Sink::new();
-        let mut buffer = [0; 64];
-        for ahead in [0, AHEAD] {
-            let how = if ahead == 0 { "" } else { ", warmed" };
-            let mut at = 0;
-            group.bench_function(BenchmarkId::new(format!("outbound{how}"), flows), |bencher| {
-                bencher.iter(|| {
-                    at = (at + 1) % traffic.out.len();
-                    if ahead > 0 {
-                        black_box(nat.warm(&traffic.out[(at + ahead) % traffic.out.len()].1, true));
+        let mut at = 0;
+        for warmed in [false, true] {
+            let name = |way: &str| format!("{way}, burst of {BURST}{}", if warmed { ", warmed" } else { "" });
+            group.bench_function(BenchmarkId::new(name("outbound"), flows), |bencher| {
+                let burst = || {
+                    [(); BURST].map(|()| {
+                        at = next(at, flows);
+                        flow(at)
+                    })
+                };
+                let send = |burst: &mut [(Insider, [u8; BYTES]); BURST]| {
+                    if warmed {
+                        nat.warm(burst.iter().map(|(_, packet)| &packet[..]), true);
                     }
-                    let (insider, packet) = &traffic.out[at];
-                    let packet_bytes = &mut buffer[..packet.len()];
-                    packet_bytes.copy_from_slice(packet);
-                    nat.outbound(insider, packet_bytes, Offload::NONE, NOW, &mut sink);
-                });
+                    for (insider, packet) in burst {
+                        nat.outbound(insider, packet, Offload::NONE, NOW, &mut sink);
+                    }
+                };
+                bencher.iter_batched_ref(burst, send, BatchSize::SmallInput);
             });
-            let mut at = 0;
-            group.bench_function(BenchmarkId::new(format!("inbound{how}"), flows), |bencher| {
-                bencher.iter(|| {
-                    at = (at + 1) % traffic.back.len();
-                    if ahead > 0 {
-                        black_box(nat.warm(&traffic.back[(at + ahead) % traffic.back.len()], false));
+            group.bench_function(BenchmarkId::new(name("inbound"), flows), |bencher| {
+                let burst = || {
+                    [(); BURST].map(|()| {
+                        at = next(at, flows);
+                        answers[at as usize]
+                    })
+                };
+                let receive = |burst: &mut [[u8; BYTES]; BURST]| {
+                    if warmed {
+                        nat.warm(burst.iter().map(|packet| &packet[..]), false);
                     }
-                    let packet = &traffic.back[at];
-                    let packet_bytes = &mut buffer[..packet.len()];
-                    packet_bytes.copy_from_slice(packet);
-                    nat.inbound(packet_bytes, Offload::NONE, NOW, &mut sink);
-                });
+                    for packet in burst {
+                        nat.inbound(packet, Offload::NONE, NOW, &mut sink);
+                    }
+                };
+                bencher.iter_batched_ref(burst, receive, BatchSize::SmallInput);
             });
         }
         assert!(sink.sent > 0 && sink.delivered > 0 && sink.drops == 0);
         let stats = nat.stats();
         let each = stats.table_bytes / stats.mappings;
-        println!("nat/memory/{flows}: {each} bytes a mapping with a flow, at most {BYTES_PER_MAPPING} once many");
+        println!("nat/memory/{flows}: {each} bytes a mapping with a flow; limit {BYTES_PER_MAPPING}");
     }
 }
 
@@ -209,10 +209,10 @@ fn churn(criterion: &mut Criterion) {
 
 const NOW: Tick = Tick::from_ms(1_000_000);
 const MEMBERS: u32 = 4_096;
-/// Each with 46 bytes of its own: far more than the first cache holds.
-const PACKETS: u32 = 16_381;
-/// How many packets of a burst wait behind the one in hand.
-const AHEAD: usize = 4;
+/// Headers and six bytes.
+const BYTES: usize = 46;
+const L4_BYTES: u16 = 26;
+const BURST: usize = 32;
 const CHURN: u32 = 5_000;
 
 criterion_group! { name = all; config = settings::short(); targets = lookup, churn }

@@ -276,15 +276,28 @@ impl Nat {
         self.policy_changed = true;
     }
 
-    /// Reads the first thing a packet will need and does not wait for it. Called some packets ahead, it hides the way to
-    /// memory when millions of flows are known. The number means nothing; it keeps the read from being left out.
-    #[inline]
-    pub fn warm(&self, packet: &[u8], outbound: bool) -> u64 {
-        let Ok(head) = Head::parse(packet) else { return 0 };
-        match parse::content(&head, &packet[head.l4..], outbound) {
-            Ok(Content::Tuple(tuple) | Content::Echo(tuple)) => self.flows.warm(&tuple, outbound),
-            _ => 0,
+    /// Brings into the cache what the packets of a burst will need, all of them at once, before they come one by one. With
+    /// a million flows most packets would otherwise wait for memory twice. Looks at no more than [`WARMED_MAX`]; not
+    /// needed, and nothing but time depends on it.
+    pub fn warm<'a>(&self, packets: impl IntoIterator<Item = &'a [u8]>, outbound: bool) {
+        if self.flows.slab.len() < WARM_FROM {
+            return;
         }
+        let (mut hashes, mut count, mut read) = ([0; WARMED_MAX], 0, 0);
+        // No read waits for another: the processor has several under way.
+        for (hash, packet) in hashes.iter_mut().zip(packets) {
+            let Some(tuple) = parse::glance(packet, outbound) else { continue };
+            *hash = self.flows.hash(&tuple, outbound);
+            read ^= self.flows.touch_index(*hash, outbound);
+            count += 1;
+        }
+        if count == 0 {
+            return;
+        }
+        for hash in hashes {
+            read ^= u64::from(self.flows.touch_flow(hash, outbound));
+        }
+        std::hint::black_box(read);
     }
 
     #[inline]
@@ -452,6 +465,10 @@ fn fit(head: &Head, packet: &[u8], offload: &mut Offload, proto: Proto, mtu: u16
 }
 
 const DNS_PORT: u16 = 53;
+/// Packets of a burst that are looked at together: more would push each other out of the first cache.
+pub const WARMED_MAX: usize = 32;
+/// Fewer flows stay in the second cache by themselves.
+const WARM_FROM: usize = 4_096;
 
 /// Memory that a mapping with one flow takes at most: their two entries, five places in indexes that have just grown.
 /// A further flow of the same mapping takes 64 bytes and three places, a flow that shares its port as much.

@@ -197,7 +197,7 @@ proptest! {
         let mut out = Out::default();
         let now = rig.now;
         let _ = rig.plan.owner_of_packet(&packet);
-        let _ = rig.nats[0].warm(&packet, kind % 2 == 0);
+        rig.nats[0].warm([&packet[..]], kind % 2 == 0);
         rig.nats[0].outbound(&member(5), &mut packet.clone(), offload, now, &mut out);
         rig.nats[0].inbound(&mut packet.clone(), offload, now, &mut out);
         rig.pass(Duration::from_secs(40));
