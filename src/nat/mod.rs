@@ -181,7 +181,7 @@ impl Nat {
                 return self.answer_echo_inside(head, packet, now, sink);
             }
             Content::Echo(tuple) => tuple,
-            Content::IcmpError => return self.outbound_error(head, packet, now, sink),
+            Content::IcmpError => return self.outbound_error(head, packet, sink),
         };
         let number = match self.flows.outbound(&tuple) {
             Some(number) if self.flows.slab[number].member == from.member => number,
@@ -241,7 +241,7 @@ impl Nat {
                 return self.answer_echo_outside(head, packet, now, sink);
             }
             Content::Echo(tuple) => tuple,
-            Content::IcmpError => return self.inbound_error(head, packet, now, sink),
+            Content::IcmpError => return self.inbound_error(head, packet, sink),
         };
         let (inside, port) = match self.flows.inbound(&tuple) {
             Some(number) => self.refresh_inbound(number, &tuple, now)?,
@@ -283,21 +283,19 @@ impl Nat {
         if self.flows.slab.len() < WARM_FROM {
             return;
         }
-        let (mut hashes, mut count, mut read) = ([0; WARMED_MAX], 0, 0);
-        // No read waits for another: the processor has several under way.
-        for (hash, packet) in hashes.iter_mut().zip(packets) {
-            let Some(tuple) = parse::glance(packet, outbound) else { continue };
-            *hash = self.flows.hash(&tuple, outbound);
-            read ^= self.flows.touch_index(*hash, outbound);
-            count += 1;
+        let (mut hashes, mut count) = ([0; WARMED_MAX], 0);
+        for packet in packets.into_iter().take(WARMED_MAX) {
+            if let Some(tuple) = parse::glance(packet, outbound) {
+                hashes[count] = self.flows.hash(&tuple, outbound);
+                count += 1;
+            }
         }
-        if count == 0 {
-            return;
-        }
-        for hash in hashes {
-            read ^= u64::from(self.flows.touch_flow(hash, outbound));
-        }
-        std::hint::black_box(read);
+        // Short loops of reads that do not wait for each other: the processor has many under way.
+        let hashes = &hashes[..count];
+        let slots = hashes.iter().fold(0, |all, hash| all ^ self.flows.touch_index(*hash, outbound));
+        std::hint::black_box(slots);
+        let flows = hashes.iter().fold(0, |all, hash| all ^ self.flows.touch_flow(*hash, outbound));
+        std::hint::black_box(flows);
     }
 
     #[inline]
@@ -309,7 +307,8 @@ impl Nat {
             State::Icmp => (State::Icmp, true),
             state => tcp::next(state, flags, true),
         };
-        if refreshes {
+        // Only where it changes: a store would make a line of memory to be written back for each packet.
+        if refreshes && flow.last != tcp::coarse(now) {
             flow.last = tcp::coarse(now);
         }
         if state != flow.state {
