@@ -185,7 +185,7 @@ impl Nat {
         if !host.rate.allow(limits.new_flows_per_sec, now) {
             return Err(Refusal::prohibited(DropReason::NatFlowRate));
         }
-        if !hairpin && !host.brake.allow(tuple.dst, self.brake_bits, self.secret, now) {
+        if !hairpin && !host.brake.allow(tuple.dst, limits.destinations_per_min, self.secret, now) {
             return Err(Refusal::prohibited(DropReason::NatScan));
         }
         if self.flows.slab.len() >= limits.flows as usize {

@@ -132,13 +132,7 @@ impl Flows {
     /// The flow of a packet from inside.
     #[inline]
     pub(super) fn outbound(&self, tuple: &Tuple) -> Option<u32> {
-        let hash = self.secret.hash(Key {
-            local: tuple.src.into(),
-            remote: tuple.dst.into(),
-            local_port: tuple.src_port,
-            remote_port: tuple.dst_port,
-            proto: tuple.proto.number(),
-        });
+        let hash = self.hash(tuple, true);
         self.by_inside.find(hash, |number| {
             let flow = &self.slab[number];
             (flow.inside, flow.remote) == (tuple.src, tuple.dst)
@@ -150,13 +144,7 @@ impl Flows {
     /// The flow of a packet from outside.
     #[inline]
     pub(super) fn inbound(&self, tuple: &Tuple) -> Option<u32> {
-        let hash = self.secret.hash(Key {
-            local: tuple.dst.into(),
-            remote: tuple.src.into(),
-            local_port: tuple.dst_port,
-            remote_port: tuple.src_port,
-            proto: tuple.proto.number(),
-        });
+        let hash = self.hash(tuple, false);
         self.by_outside.find(hash, |number| {
             let flow = &self.slab[number];
             (flow.outside, flow.remote) == (tuple.dst, tuple.src)
@@ -165,20 +153,32 @@ impl Flows {
         })
     }
 
-    /// Begins to bring into the cache what a packet will need: reads without waiting for what is read.
+    /// The hash by which [`Self::outbound`] or [`Self::inbound`] looks for a packet; whatever it is.
     #[inline]
-    pub(super) fn warm(&self, tuple: &Tuple, outbound: bool) -> u64 {
+    pub(super) fn hash(&self, tuple: &Tuple, outbound: bool) -> u32 {
         let (local, remote) = if outbound { (tuple.src, tuple.dst) } else { (tuple.dst, tuple.src) };
         let (local_port, remote_port) =
             if outbound { (tuple.src_port, tuple.dst_port) } else { (tuple.dst_port, tuple.src_port) };
-        let hash = self.secret.hash(Key {
+        self.secret.hash(Key {
             local: local.into(),
             remote: remote.into(),
             local_port,
             remote_port,
             proto: tuple.proto.number(),
-        });
+        })
+    }
+
+    /// Reads where a lookup will begin.
+    #[inline]
+    pub(super) fn touch_index(&self, hash: u32, outbound: bool) -> u64 {
         if outbound { self.by_inside.peek(hash) } else { self.by_outside.peek(hash) }
+    }
+
+    /// Reads the flow that a lookup will probably find.
+    #[inline]
+    pub(super) fn touch_flow(&self, hash: u32, outbound: bool) -> u32 {
+        let index = if outbound { &self.by_inside } else { &self.by_outside };
+        index.find(hash, |_| true).map_or(0, |number| self.slab[number].last)
     }
 
     /// Whether the external port of `tuple`, a packet from outside, has a flow with its remote address.

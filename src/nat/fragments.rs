@@ -265,7 +265,7 @@ impl Nat {
                     Ok(head) if self.owns(&head, &whole) => {
                         self.inbound_whole(&head, &mut whole, Offload::NONE, now, sink);
                     }
-                    Ok(head) => self.hand_over_whole(&head, &whole, sink),
+                    Ok(_) => self.hand_over_whole(&whole, sink),
                     Err(reason) => sink.dropped(reason),
                 };
             }
@@ -313,7 +313,7 @@ impl Nat {
     }
 
     /// The first fragment came last: its owner gets the datagram in pieces again, of the size of a link's.
-    fn hand_over_whole(&mut self, _head: &Head, whole: &[u8], sink: &mut impl NatSink) {
+    fn hand_over_whole(&mut self, whole: &[u8], sink: &mut impl NatSink) {
         if let Some(owner) = self.plan.owner_of_packet(whole) {
             cut(whole, HANDED_BYTES, &mut self.scratch, |fragment| sink.hand_over(owner, fragment));
         }

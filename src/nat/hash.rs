@@ -62,7 +62,7 @@ impl Random {
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
-    (product >> 64) as u64 ^ (product & u128::from(u64::MAX)) as u64
+    (product >> 64) as u64 ^ (product & 0xffff_ffff_ffff_ffff) as u64
 }
 
 /// Halves of a word.
@@ -191,7 +191,7 @@ fn place(slots: &mut [u64], slot: u64) {
 
 /// Numbers are below `u32::MAX`: no slab has so many entries.
 fn pack(hash: u32, number: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(number) + 1
+    (u64::from(hash) << 32) | (u64::from(number) + 1)
 }
 
 /// Odd constants without pattern, from the digits of the golden ratio and of e.

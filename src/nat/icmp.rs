@@ -15,7 +15,6 @@ use super::rewrite::{self, Change, Side};
 use super::table::NONE;
 use super::tcp::State;
 use crate::metrics::drops::DropReason;
-use crate::tick::Tick;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::offload::Offload;
 use crate::wire::{icmp, udp};
@@ -68,7 +67,6 @@ impl Nat {
         &mut self,
         head: &Head,
         packet: &mut [u8],
-        _now: Tick,
         sink: &mut impl NatSink,
     ) -> Result<(), Refusal> {
         let quoted = Quoted::parse(&packet[head.l4..])?;
@@ -124,7 +122,6 @@ impl Nat {
         &mut self,
         head: &Head,
         packet: &mut [u8],
-        _now: Tick,
         sink: &mut impl NatSink,
     ) -> Result<(), Refusal> {
         let quoted = Quoted::parse(&packet[head.l4..])?;

@@ -93,7 +93,6 @@ pub struct Nat {
     random: Random,
     /// Of destinations, for the scan brake.
     secret: Secret,
-    brake_bits: u32,
     /// Flows that only the outside has used.
     passive: u32,
     identification: u32,
@@ -121,10 +120,6 @@ impl Nat {
             answers: Answers::new(&mut random),
             lifetimes: Lifetimes::new(&settings.timeouts),
             secret: Secret::new(&mut random),
-            brake_bits: match settings.limits.destinations_per_min {
-                0 => 0,
-                per_min => limits::bits_for(per_min),
-            },
             passive: 0,
             identification: random.next().low(),
             stats: NatStats::default(),
@@ -186,7 +181,7 @@ impl Nat {
                 return self.answer_echo_inside(head, packet, now, sink);
             }
             Content::Echo(tuple) => tuple,
-            Content::IcmpError => return self.outbound_error(head, packet, now, sink),
+            Content::IcmpError => return self.outbound_error(head, packet, sink),
         };
         let number = match self.flows.outbound(&tuple) {
             Some(number) if self.flows.slab[number].member == from.member => number,
@@ -246,7 +241,7 @@ impl Nat {
                 return self.answer_echo_outside(head, packet, now, sink);
             }
             Content::Echo(tuple) => tuple,
-            Content::IcmpError => return self.inbound_error(head, packet, now, sink),
+            Content::IcmpError => return self.inbound_error(head, packet, sink),
         };
         let (inside, port) = match self.flows.inbound(&tuple) {
             Some(number) => self.refresh_inbound(number, &tuple, now)?,
@@ -281,15 +276,26 @@ impl Nat {
         self.policy_changed = true;
     }
 
-    /// Reads the first thing a packet will need and does not wait for it. Called some packets ahead, it hides the way to
-    /// memory when millions of flows are known. The number means nothing; it keeps the read from being left out.
-    #[inline]
-    pub fn warm(&self, packet: &[u8], outbound: bool) -> u64 {
-        let Ok(head) = Head::parse(packet) else { return 0 };
-        match parse::content(&head, &packet[head.l4..], outbound) {
-            Ok(Content::Tuple(tuple) | Content::Echo(tuple)) => self.flows.warm(&tuple, outbound),
-            _ => 0,
+    /// Brings into the cache what the packets of a burst will need, all of them at once, before they come one by one. With
+    /// a million flows most packets would otherwise wait for memory twice. Looks at no more than [`WARMED_MAX`]; not
+    /// needed, and nothing but time depends on it.
+    pub fn warm<'a>(&self, packets: impl IntoIterator<Item = &'a [u8]>, outbound: bool) {
+        if self.flows.slab.len() < WARM_FROM {
+            return;
         }
+        let (mut hashes, mut count) = ([0; WARMED_MAX], 0);
+        for packet in packets.into_iter().take(WARMED_MAX) {
+            if let Some(tuple) = parse::glance(packet, outbound) {
+                hashes[count] = self.flows.hash(&tuple, outbound);
+                count += 1;
+            }
+        }
+        // Short loops of reads that do not wait for each other: the processor has many under way.
+        let hashes = &hashes[..count];
+        let slots = hashes.iter().fold(0, |all, hash| all ^ self.flows.touch_index(*hash, outbound));
+        std::hint::black_box(slots);
+        let flows = hashes.iter().fold(0, |all, hash| all ^ self.flows.touch_flow(*hash, outbound));
+        std::hint::black_box(flows);
     }
 
     #[inline]
@@ -301,7 +307,8 @@ impl Nat {
             State::Icmp => (State::Icmp, true),
             state => tcp::next(state, flags, true),
         };
-        if refreshes {
+        // Only where it changes: a store would make a line of memory to be written back for each packet.
+        if refreshes && flow.last != tcp::coarse(now) {
             flow.last = tcp::coarse(now);
         }
         if state != flow.state {
@@ -457,3 +464,11 @@ fn fit(head: &Head, packet: &[u8], offload: &mut Offload, proto: Proto, mtu: u16
 }
 
 const DNS_PORT: u16 = 53;
+/// Packets of a burst that are looked at together: more would push each other out of the first cache.
+pub const WARMED_MAX: usize = 32;
+/// Fewer flows stay in the second cache by themselves.
+const WARM_FROM: usize = 4_096;
+
+/// Memory that a mapping with one flow takes at most: their two entries, five places in indexes that have just grown.
+/// A further flow of the same mapping takes 64 bytes and three places, a flow that shares its port as much.
+pub const BYTES_PER_MAPPING: usize = 64 + size_of::<mappings::Mapping>() + 5 * 8 * 16 / 5;

@@ -120,6 +120,20 @@ fn icmp_content(l4: &[u8], outbound: bool, flow: impl Fn(Proto, u16, u16, u8) ->
     }
 }
 
+/// The flow of a packet, not checked at all.
+#[inline]
+pub(super) fn glance(packet: &[u8], outbound: bool) -> Option<Tuple> {
+    let ip = Ipv4::new_checked(packet)?;
+    let head = Head::of(ip);
+    let proto = Proto::from_number(head.protocol)?;
+    let (src_port, dst_port) = match (proto, outbound) {
+        (Proto::Icmp, true) => (icmp::identifier(ip.payload())?, 0),
+        (Proto::Icmp, false) => (0, icmp::identifier(ip.payload())?),
+        _ => udp::l4_ports(ip.payload())?,
+    };
+    Some(Tuple { proto, src: head.src, dst: head.dst, src_port, dst_port, flags: 0 })
+}
+
 /// The port (or identifier) by which the sender of a packet is known.
 pub(super) fn source_port(proto: Proto, l4: &[u8]) -> Option<u16> {
     match proto {

@@ -636,7 +636,10 @@ fn check_inside(settings: &NatSettings) -> Result<(), NatPlanError> {
     }
 }
 
-fn check_pool(settings: &NatSettings) -> Result<(Box<[(Prefix, u32)]>, u32), NatPlanError> {
+/// Ranges with the number of addresses before each, and of all.
+type Pool = (Box<[(Prefix, u32)]>, u32);
+
+fn check_pool(settings: &NatSettings) -> Result<Pool, NatPlanError> {
     let mut ranges = settings.pool.clone();
     ranges.sort_by_key(|range| range.first);
     if let Some(pair) = ranges.windows(2).find(|pair| pair[0].overlaps(pair[1])) {

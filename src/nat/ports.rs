@@ -294,14 +294,20 @@ impl Ports {
     /// faster than they grow.
     pub(super) fn wake(&mut self, now: Tick) {
         for _ in 0..WAKES_PER_CALL {
-            let Some((_, block)) = self.resting.pop_front_if(|(until, _)| *until <= now) else { break };
+            let Some(&(until, block)) = self.resting.front() else { break };
+            if until > now {
+                break;
+            }
+            self.resting.pop_front();
             let area = self.blocks[block as usize].area;
             self.areas[area as usize].free.push(block);
         }
         for _ in 0..WAKES_PER_CALL {
-            let Some((_, area, port, proto)) = self.resting_ports.pop_front_if(|(until, ..)| *until <= now) else {
+            let Some(&(until, area, port, proto)) = self.resting_ports.front() else { break };
+            if until > now {
                 break;
-            };
+            }
+            self.resting_ports.pop_front();
             let Some(kind) = common_kind(proto) else { continue };
             let (at, bit) = ((port - self.slice.commons) / UNIT_PORTS, (port - self.slice.commons) % UNIT_PORTS);
             let area = &mut self.areas[area as usize];

@@ -51,7 +51,8 @@ impl Unsolicited {
 
 impl Nat {
     pub(super) fn answer_unsolicited(&mut self, now: Tick, sink: &mut impl NatSink) {
-        while let Some(held) = self.unsolicited.queue.pop_front_if(|held| held.due <= now) {
+        while let Some(held) = self.unsolicited.queue.front().copied().filter(|held| held.due <= now) {
+            self.unsolicited.queue.pop_front();
             if self.flows.inbound(&held.tuple).is_some() {
                 continue;
             }

@@ -47,6 +47,8 @@ pub(super) struct HostSide {
     ask: Ask,
     /// Replies that wait for a record to be on disk, in the order of records.
     held: VecDeque<Held>,
+    /// Records up to this one are on disk.
+    durable: u64,
 }
 
 struct Held {
@@ -58,7 +60,7 @@ struct Held {
 impl Host {
     pub(super) fn new(seed: HostSeed) -> Self {
         let HostSeed { gateway, journal, ask } = seed;
-        Self { gateway, side: HostSide { journal, ask, held: VecDeque::new() } }
+        Self { gateway, side: HostSide { journal, ask, held: VecDeque::new(), durable: 0 } }
     }
 
     /// Runs `errand` with the gateway and everything it may want.
@@ -76,6 +78,7 @@ impl Host {
 
     /// Records up to `record` are on disk: what waited for them goes out.
     pub(super) fn durable(&mut self, record: u64, plan: &RouterPlan, fabric: &mut Fabric, now: Tick) {
+        self.side.durable = self.side.durable.max(record);
         while let Some(held) = self.side.held.pop_front_if(|held| held.record <= record) {
             if let Some(frame) = Frame::new_checked(&held.frame) {
                 fabric.from_host(plan, held.to, frame, now);
@@ -118,6 +121,9 @@ impl GatewaySink for Sink<'_> {
     }
 
     fn reply_when(&mut self, durable: u64, to: PortId, frame: &[u8]) {
+        if durable <= self.side.durable {
+            return self.reply(to, frame);
+        }
         if self.side.held.len() >= HELD_MAX || durable == u64::MAX {
             return self.fabric.counters.drop_frame(DropReason::GatewayJournalSlow);
         }
