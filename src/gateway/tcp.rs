@@ -122,6 +122,8 @@ impl TcpEnd {
         } else if opens && to_port == dns::PORT {
             place = self.listen(&from, now);
             result = place.map(|_| ()).ok_or(DropReason::GatewayTcpFull);
+        } else if opens {
+            result = Err(DropReason::GatewayPortClosed);
         }
         self.device.asker = Some(from);
         self.device.incoming = Some(whole.to_vec());

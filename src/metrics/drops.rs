@@ -112,6 +112,8 @@ reasons! {
         GatewayRate = "gateway_rate",
         /// The gateway has no room for another session's limits.
         GatewaySessions = "gateway_sessions",
+        /// To a port of the gateway where nobody listens: refused by a reset or "port unreachable".
+        GatewayPortClosed = "gateway_port_closed",
         /// TCP connection to the gateway beyond what it, or a session, may have.
         GatewayTcpFull = "gateway_tcp_full",
         /// No question that the DNS forwarder could understand.
