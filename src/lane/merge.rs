@@ -11,6 +11,10 @@
 //!    is that of arrival.
 //! 3. [`TxBurst::seal`] writes lengths and unfinished checksums of what was merged; the back end sends.
 //!
+//! Of pure acknowledgements that follow each other in a burst, a later one takes the place of those before it: they
+//! count up, so it says all that they said. Each that stays saves the other side the work for the others, which on a
+//! virtual device is ours. One that says the same again (a sign of loss), or more than how far (SACK), stays as it is.
+//!
 //! A message's bytes lie as pieces in one arena, in the order in which they came: memory stays dense however many
 //! connections take turns. A checksum that is finished is verified before its segment is merged, because afterwards
 //! nobody could see that it was wrong; what does not hold travels alone, as it came.
@@ -35,6 +39,8 @@ pub struct TxBurst {
     messages: Vec<Message>,
     /// By hash of the connection: the message that may grow.
     open: Box<[Open]>,
+    /// By hash of the connection: the acknowledgement that a later one may replace.
+    acks: Box<[OpenAck]>,
     /// Entries of `open` with another number are from a burst that was sent.
     round: u32,
     merges: bool,
@@ -57,6 +63,17 @@ struct Message {
     offload: Offload,
     /// Segments that were put into it; 1: as it came.
     parts: u16,
+    /// Acknowledgements whose place it took.
+    acks: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct OpenAck {
+    round: u32,
+    message: u16,
+    flow: Flow,
+    seq: u32,
+    ack: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,9 +112,9 @@ impl<'a> Outgoing<'a> {
         self.message.frame_bytes
     }
 
-    /// Segments that were merged into it; 1 if none were.
+    /// Segments that were merged into it, or acknowledgements it stands for; 1 if none were.
     pub fn parts(&self) -> u16 {
-        self.message.parts
+        self.message.parts + self.message.acks
     }
 
     /// Lengths of the headers up to that of TCP or UDP, and where in it the checksum stands, as far as `offload` needs it.
@@ -193,6 +210,21 @@ impl Segment {
         Some(Self { flow, place, seq, flags: l4[13], payload: packet.len() - place.headers() })
     }
 
+    /// How far it acknowledges, if it does nothing else.
+    fn pure_ack(&self, packet: &[u8]) -> Option<u32> {
+        let plain_ip = packet[0] == 0x45 && packet[6] & 0x40 != 0;
+        let lengths_hold = usize::from(u16::from_be_bytes([packet[2], packet[3]])) == packet.len();
+        let l4 = &packet[self.place.at..];
+        let plain_options = match self.place.header_bytes {
+            TCP_HEADER_BYTES_MIN => true,
+            // Two to fill up, and timestamps (RFC 7323 appendix A).
+            32 => l4[20..24] == [1, 1, 8, 10],
+            _ => false,
+        };
+        let is_pure = plain_ip && lengths_hold && plain_options && self.payload == 0 && self.flags == tcp::FLAG_ACK;
+        if is_pure { l4[8..].first_chunk().map(|ack| u32::from_be_bytes(*ack)) } else { None }
+    }
+
     /// Whether it may be part of a super-packet at all.
     fn may_merge(&self, packet: &[u8]) -> bool {
         let plain_ip = packet[0] == 0x45 && packet[6] & 0x40 != 0;
@@ -220,6 +252,7 @@ impl TxBurst {
             pieces: Vec::with_capacity(PIECES_MAX),
             messages: Vec::with_capacity(MESSAGES_MAX),
             open: vec![none; OPEN_FLOWS].into_boxed_slice(),
+            acks: vec![OpenAck::default(); OPEN_FLOWS].into_boxed_slice(),
             round: 1,
             merges,
         }
@@ -276,6 +309,13 @@ impl TxBurst {
             return Ok(());
         };
         let place = segment.flow.place();
+        if let Some(ack) = segment.pure_ack(packet).filter(|_| offload == Offload::NONE) {
+            self.acknowledge(place, ethernet, packet, &segment, ack);
+            return Ok(());
+        }
+        if self.acks[place].flow == segment.flow {
+            self.acks[place].round = self.round.wrapping_sub(1);
+        }
         let may_merge = segment.may_merge(packet);
         let open = self.open[place];
         if open.round == self.round && open.flow == segment.flow {
@@ -323,6 +363,38 @@ impl TxBurst {
         self.round = self.round.wrapping_add(1);
     }
 
+    /// Puts a pure acknowledgement in the place of the one before, or gives it a message of its own.
+    fn acknowledge(
+        &mut self,
+        place: usize,
+        ethernet: &[u8; ETHERNET_BYTES],
+        packet: &[u8],
+        segment: &Segment,
+        ack: u32,
+    ) {
+        // Data that came before it stays before it.
+        if self.open[place].flow == segment.flow {
+            self.open[place].round = self.round.wrapping_sub(1);
+        }
+        let open = self.acks[place];
+        let goes_on = open.round == self.round && open.flow == segment.flow && open.seq == segment.seq;
+        let ahead = ack.wrapping_sub(open.ack);
+        if goes_on && (1..ACK_AHEAD_MAX).contains(&ahead) {
+            let message = &mut self.messages[usize::from(open.message)];
+            let Piece { start, end, .. } = self.pieces[usize::from(message.first)];
+            let is_alike =
+                end - start == ETHERNET_BYTES + packet.len() && self.arena[start..][..ETHERNET_BYTES] == *ethernet;
+            if is_alike && message.acks < ACKS_MAX && checksum_holds(packet, segment.place) {
+                self.arena[start + ETHERNET_BYTES..end].copy_from_slice(packet);
+                message.acks += 1;
+                self.acks[place].ack = ack;
+                return;
+            }
+        }
+        let message = self.add(ethernet, packet, Offload::NONE);
+        self.acks[place] = OpenAck { round: self.round, message, flow: segment.flow, seq: segment.seq, ack };
+    }
+
     fn room(&self, bytes: usize) -> Result<(), BurstFull> {
         let fits = self.used + bytes <= self.arena.len();
         let counts = self.messages.len() < MESSAGES_MAX && self.pieces.len() < PIECES_MAX;
@@ -361,7 +433,7 @@ impl TxBurst {
         let piece = index(self.pieces.len());
         self.pieces.push(Piece { start, end: self.used, next: None });
         let frame_bytes = self.used - start;
-        self.messages.push(Message { first: piece, last: piece, frame_bytes, offload, parts: 1 });
+        self.messages.push(Message { first: piece, last: piece, frame_bytes, offload, parts: 1, acks: 0 });
         index(self.messages.len() - 1)
     }
 
@@ -483,6 +555,11 @@ const TCP_HEADER_BYTES_MIN: usize = 20;
 pub const PACKET_BYTES_MAX: usize = 65_535;
 /// Shorter segments are not a bulk transfer: to wait for more of them gains nothing.
 const SEGMENT_BYTES_MIN: usize = 256;
+/// Acknowledgements of which the last one stands for all: with two segments each, half of what a super-packet holds.
+/// More would let the sender burst.
+const ACKS_MAX: u16 = 15;
+/// Further ahead than any window: not the next, but a wrong or an old one.
+const ACK_AHEAD_MAX: u32 = 1 << 30;
 /// Connections that take turns within a burst; two that meet in one place end each other's packets, no more.
 const OPEN_FLOWS: usize = 64;
 /// Frames of one burst; a turn of a worker seldom has more, and then sends twice.
