@@ -41,6 +41,7 @@ use crate::sys::clock::{monotonic, wall_ns};
 use crate::sys::netdev::{self, Addressing};
 use crate::sys::waker::Waker;
 use crate::wire::ethernet::Mac;
+use crate::worker::router::departures::Departures;
 use crate::worker::router::host::HostSeed;
 use crate::worker::router::orders::Order;
 use crate::worker::router::plan::RouterPlan;
@@ -119,6 +120,7 @@ impl Making<'_> {
             address: gateway.address,
             broadcast: Ipv4Addr::from(u32::from(gateway.network()) + (gateway.network_addresses() - 1)),
             bindings,
+            departures: Departures::default(),
             nat: nat_plan,
         });
         let lanes = match (&hub.nat, uplink) {
@@ -167,7 +169,9 @@ impl Making<'_> {
         let (journal, _) = leases::start(&path, &content, Box::new(holder))?;
         // The receiver lives as long as the server.
         let ask = Box::new(move |question| drop(ask.send(question)));
-        Ok(HostSeed { gateway: host, journal: Box::new(journal), ask })
+        let (reach, id) = (reach.clone(), plan.hub);
+        let tell = Box::new(move |worker, order| reach.tell(worker, id, order));
+        Ok(HostSeed { gateway: host, journal: Box::new(journal), ask, tell })
     }
 
     fn gateway_settings(&self, hub: &Hub, gateway: &wanted::Gateway, plan: &RouterPlan) -> GatewaySettings {

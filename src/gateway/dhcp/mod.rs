@@ -396,6 +396,13 @@ impl DhcpServer {
         })
     }
 
+    /// Addresses that are leased, and how many can be.
+    pub fn usage(&self) -> (u64, u64) {
+        (0..self.table.len()).map(|at| self.table.place(at).state).fold((0, 0), |(leased, all), state| {
+            (leased + u64::from(state == LeaseState::Leased), all + u64::from(state != LeaseState::Closed))
+        })
+    }
+
     /// Messages so far.
     pub fn stats(&self) -> DhcpStats {
         self.stats
