@@ -1,6 +1,7 @@
 //! The command line as typed. What it means is decided by [`crate::config`].
 #![forbid(unsafe_code)]
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -36,6 +37,12 @@ pub enum Command {
     /// Show learned addresses of a running server.
     #[command(subcommand)]
     Mac(MacCommand),
+    /// Show or end leases of a running server's gateways.
+    #[command(subcommand)]
+    Dhcp(DhcpCommand),
+    /// Show what members have in the NATs of a running server.
+    #[command(subcommand)]
+    Nat(NatCommand),
     /// Look at configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -162,6 +169,23 @@ pub enum UserCommand {
         /// Name of the user; case does not count.
         name: String,
     },
+    /// Let a user log in no more. A running server ends his sessions and what he has in the NAT.
+    Block(BlockArgs),
+    /// Let a blocked user log in again.
+    Unblock {
+        /// Name of the user; case does not count.
+        name: String,
+    },
+}
+
+/// A user to block.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct BlockArgs {
+    /// Name of the user; case does not count.
+    pub name: String,
+    /// Socket of the server [default: control.sock in --state].
+    #[arg(long, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
 }
 
 /// A user and where his password comes from.
@@ -196,10 +220,65 @@ pub enum MacCommand {
     List(ListArgs),
 }
 
+/// `hublane dhcp …`
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum DhcpCommand {
+    /// Show addresses that members have or had.
+    List(ListArgs),
+    /// End a lease, with everything that goes through the NAT by its address. Its client asks for another.
+    Release {
+        /// The address.
+        address: Ipv4Addr,
+        /// Its hub; case does not count [default: the one whose network it is in].
+        #[arg(long, value_name = "HUB")]
+        hub: Option<String>,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "clap would show it")]
+        ask: AskArgs,
+    },
+}
+
+/// `hublane nat …`
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum NatCommand {
+    /// Show mappings and flows.
+    List {
+        /// Only of this user; case does not count.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// Only of this inside address.
+        #[arg(long, value_name = "INSIDE")]
+        address: Option<Ipv4Addr>,
+        /// At most so many lines.
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        max: u32,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "clap would show it")]
+        list: ListArgs,
+    },
+    /// Show how full and how busy NATs are.
+    Stats(ListArgs),
+    /// Say who has a public address and port now, and whether a packet from outside reaches him.
+    Explain {
+        /// Protocol: tcp, udp or icmp.
+        #[arg(value_parser = ["tcp", "udp", "icmp"])]
+        proto: String,
+        /// Public address and port (ICMP: identifier), such as 192.0.2.9:61002.
+        #[arg(value_name = "EXTERNAL:PORT")]
+        external: SocketAddrV4,
+        /// The other end: only its flows, and what becomes of a packet from there.
+        #[arg(long, value_name = "ADDR:PORT")]
+        remote: Option<SocketAddrV4>,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "clap would show it")]
+        ask: AskArgs,
+    },
+}
+
 /// `hublane config …`
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum ConfigCommand {
-    /// Check a file: 0 if a server would take it, 1 if not; says every line that is wrong.
+    /// Check a file: 0 if a server would take it, 1 if not; says every line that is wrong, and how far public ports go.
     Check {
         /// Configuration in TOML.
         file: PathBuf,
@@ -326,11 +405,21 @@ mod tests {
             "session list --hub H --json",
             "session kick SID-A-1 --state /s",
             "mac list",
+            "user block alice --hub H --control-socket /k",
+            "user unblock alice --state /s",
+            "dhcp list --hub H --json",
+            "dhcp release 100.64.0.9 --hub H",
+            "nat list --hub H --user alice --address 100.64.0.9 --max 5",
+            "nat stats --state /s",
+            "nat explain tcp 192.0.2.9:61002 --remote 198.51.100.1:443 --json",
             "config check /f",
             "drops",
             "serve",
         ] {
             parse(&format!("hublane {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in ["nat explain sctp 192.0.2.9:1", "nat explain tcp 192.0.2.9", "dhcp release x", "user block"] {
+            assert!(parse(&format!("hublane {line}")).is_err(), "{line}");
         }
         for line in ["", "user", "user add", "session", "session kick", "config check", "serve extra", "serve --port 1"]
         {

@@ -2,22 +2,28 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, BufRead, Read, Write};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::cli::{AskArgs, Command, ConfigCommand, MacCommand, PasswordArgs, SessionCommand, UserArgs, UserCommand};
+use crate::cli::{
+    AskArgs, BlockArgs, Command, ConfigCommand, DhcpCommand, MacCommand, NatCommand, PasswordArgs, SessionCommand,
+    UserArgs, UserCommand,
+};
 use crate::config::problem::ConfigError;
 use crate::config::raw::RawServer;
 use crate::config::{Config, DEFAULT_HUB};
 use crate::control::admin::client::{self, AskError};
+use crate::control::admin::router::{NatEndpoint, NatWanted};
 use crate::control::admin::table::{Align, Table};
 use crate::control::admin::{Answer, Request};
 use crate::control::state::accounts::{AccountStore, PASSWORD_BYTES_MAX};
-use crate::control::state::{StateError, secrets};
+use crate::control::state::{self, StateError, secrets};
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
+use crate::server::capacity::{Capacity, capacities};
 
 /// Why a command failed. Its text has a hint.
 #[derive(Debug, Error)]
@@ -56,12 +62,44 @@ pub fn run(command: &Command, input: &mut dyn BufRead, out: &mut dyn Write) -> R
             ask(args, &Request::SessionKick { name: name.clone() }, out)?;
         }
         Command::Mac(MacCommand::List(list)) => ask(&list.ask, &Request::MacList { hub: list.hub.clone() }, out)?,
-        Command::Config(ConfigCommand::Check { file }) => {
-            let config = Config::load(Some(file), RawServer::default())?;
-            let hubs: Vec<&str> = config.hubs.iter().map(|hub| hub.name.as_str()).collect();
-            writeln!(out, "{}: good. Hubs: {}", file.display(), hubs.join(", "))?;
-        }
+        Command::Dhcp(command) => dhcp(command, out)?,
+        Command::Nat(command) => nat(command, out)?,
+        Command::Config(ConfigCommand::Check { file }) => check(file, out)?,
         Command::Drops => out.write_all(reasons().as_bytes())?,
+    }
+    Ok(())
+}
+
+fn dhcp(command: &DhcpCommand, out: &mut dyn Write) -> Result<(), CommandError> {
+    match command {
+        DhcpCommand::List(list) => ask(&list.ask, &Request::DhcpList { hub: list.hub.clone() }, out),
+        DhcpCommand::Release { address, hub, ask: args } => {
+            ask(args, &Request::DhcpRelease { hub: hub.clone(), address: *address }, out)
+        }
+    }
+}
+
+fn nat(command: &NatCommand, out: &mut dyn Write) -> Result<(), CommandError> {
+    match command {
+        NatCommand::List { user, address, max, list } => {
+            let wanted = NatWanted { hub: list.hub.clone(), user: user.clone(), address: *address, max: *max };
+            ask(&list.ask, &Request::NatList(wanted), out)
+        }
+        NatCommand::Stats(list) => ask(&list.ask, &Request::NatStats { hub: list.hub.clone() }, out),
+        NatCommand::Explain { proto, external, remote, ask: args } => {
+            let endpoint = NatEndpoint { proto: proto.clone(), external: *external, remote: *remote };
+            ask(args, &Request::NatExplain(endpoint), out)
+        }
+    }
+}
+
+fn check(file: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
+    let config = Config::load(Some(file), RawServer::default())?;
+    let capacities = capacities(&config).map_err(CommandError::Refused)?;
+    let hubs: Vec<&str> = config.hubs.iter().map(|hub| hub.name.as_str()).collect();
+    writeln!(out, "{}: good. Hubs: {}", file.display(), hubs.join(", "))?;
+    for Capacity { text, is_short } in capacities {
+        writeln!(out, "{}{text}", if is_short { "warning: " } else { "" })?;
     }
     Ok(())
 }
@@ -87,6 +125,30 @@ fn user(args: &UserArgs, input: &mut dyn BufRead, out: &mut dyn Write) -> Result
             store.remove(hub, name)?;
             writeln!(out, "user {name} of hub {hub} removed")?;
         }
+        UserCommand::Block(block) => {
+            store.set_disabled(hub, &block.name, true)?;
+            writeln!(out, "user {} of hub {hub} is blocked: he cannot log in", block.name)?;
+            end_user(args, hub, block, out)?;
+        }
+        UserCommand::Unblock { name } => {
+            store.set_disabled(hub, name, false)?;
+            writeln!(out, "user {name} of hub {hub} may log in again")?;
+        }
+    }
+    Ok(())
+}
+
+/// Has the running server, if there is one, end what a blocked user has there.
+fn end_user(args: &UserArgs, hub: &str, block: &BlockArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+    let socket = block.control_socket.clone().unwrap_or_else(|| state::control_socket(&args.state_dir()));
+    let request = Request::UserEnd { hub: hub.to_owned(), user: block.name.clone() };
+    match client::ask(&socket, &request) {
+        Err(AskError::NoServer(path)) => {
+            writeln!(out, "no server answers at {}: there are no sessions to end", path.display())?;
+        }
+        Err(error) => return Err(error.into()),
+        Ok(Answer::Error { message }) => return Err(CommandError::Refused(message)),
+        Ok(answer) => out.write_all(client::text(&answer, 0).as_bytes())?,
     }
     Ok(())
 }
@@ -193,6 +255,43 @@ mod tests {
         assert!(result.unwrap_err().to_string().contains("1 to 255 bytes"));
     }
 
+    /// A server that knows one question: who is to go.
+    fn serve_once(socket: &std::path::Path, reply: &'static str) -> std::thread::JoinHandle<String> {
+        let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            io::BufReader::new(&stream).read_line(&mut line).unwrap();
+            stream.write_all(reply.as_bytes()).unwrap();
+            line
+        })
+    }
+
+    #[test]
+    fn a_user_is_blocked_with_and_without_a_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().display();
+        assert!(run_line(&format!("hublane user add alice --state {state}"), "").0.is_ok());
+        let disabled = || AccountStore::open(dir.path()).unwrap().find("PUBLIC", "alice").unwrap().disabled;
+        let (result, out) = run_line(&format!("hublane user block ALICE --state {state}"), "");
+        assert!(result.is_ok() && out.contains("is blocked") && out.contains("no server answers at"), "{out}");
+        assert!(disabled());
+        let (_, out) = run_line(&format!("hublane user unblock alice --state {state}"), "");
+        assert!(out.contains("may log in again") && !disabled(), "{out}");
+        let socket = dir.path().join("control.sock");
+        let server = serve_once(&socket, "{\"answer\":\"done\",\"message\":\"2 sessions ended\"}\n");
+        let (_, out) = run_line(&format!("hublane user block alice --state {state}"), "");
+        assert!(out.ends_with("2 sessions ended\n") && disabled(), "{out}");
+        assert_eq!(server.join().unwrap(), "{\"request\":\"user-end\",\"hub\":\"PUBLIC\",\"user\":\"alice\"}\n");
+        std::fs::remove_file(&socket).unwrap();
+        let server = serve_once(&socket, "{\"answer\":\"error\",\"message\":\"worker 1 does not answer\"}\n");
+        let (result, _) = run_line(&format!("hublane user block alice --state {state}"), "");
+        assert!(result.unwrap_err().to_string().contains("worker 1"));
+        server.join().unwrap();
+        let (result, _) = run_line(&format!("hublane user block eve --state {state}"), "");
+        assert!(result.unwrap_err().to_string().contains("no user \"eve\""));
+    }
+
     #[test]
     fn reasons_are_all_explained() {
         let (_, out) = run_line("hublane drops", "");
@@ -208,6 +307,12 @@ mod tests {
         std::fs::write(&file, "[[hub]]\nname = \"Home\"\n").unwrap();
         let line = format!("hublane config check {}", file.display());
         assert!(run_line(&line, "").1.ends_with("good. Hubs: Home\n"));
+        let nat = "[server]\nworkers = \"0\"\n[[hub]]\nname = \"Home\"\n[hub.gateway]\n[hub.nat]\ndevice = \"e\"\n";
+        std::fs::write(&file, nat).unwrap();
+        let (result, out) = run_line(&line, "");
+        assert!(result.is_ok() && out.contains("\nwarning: hub Home: 1 public address, ports 61001-65535: "), "{out}");
+        std::fs::write(&file, format!("{nat}ports = \"61001-61520\"\n").replace("\"0\"", "\"0-9\"")).unwrap();
+        assert!(run_line(&line, "").0.unwrap_err().to_string().contains("hub Home: ports 61001-61520"));
         std::fs::write(&file, "[[hub]]\nnam = \"Home\"\n").unwrap();
         assert!(run_line(&line, "").0.unwrap_err().to_string().contains("c.toml:2:1: unknown key \"nam\""));
         let (result, _) = run_line(&format!("hublane status --state {}", dir.path().display()), "");

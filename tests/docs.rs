@@ -13,6 +13,7 @@ use hublane::commands;
 use hublane::config::Config;
 use hublane::config::problem::{ConfigError, Problem};
 use hublane::config::raw::RawServer;
+use hublane::control::admin::router::{GatewayView, LeaseRow, NatExplained, NatRow, NatStatsRow, NatView};
 use hublane::control::admin::{HubView, MacRow, SessionRow, StatusView, WorkerView};
 use hublane::event::Refusal;
 use hublane::hub::policy::Item;
@@ -150,6 +151,12 @@ fn fields_and_counters_are_described() {
         serde_json::to_value(view).unwrap(),
         serde_json::to_value(SessionRow::default()).unwrap(),
         serde_json::to_value(MacRow::default()).unwrap(),
+        serde_json::to_value(GatewayView::default()).unwrap(),
+        serde_json::to_value(NatView::default()).unwrap(),
+        serde_json::to_value(LeaseRow::default()).unwrap(),
+        serde_json::to_value(NatRow::default()).unwrap(),
+        serde_json::to_value(NatStatsRow::default()).unwrap(),
+        serde_json::to_value(NatExplained::default()).unwrap(),
     ] {
         fields(&value, &mut wanted);
     }

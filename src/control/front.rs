@@ -19,18 +19,19 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::auth::{Attempt, AuthError, Authenticator, Presented, within};
+use super::auth::{Attempt, AuthError, Authenticated, Authenticator, Presented, within};
 use super::log::EventSender;
 use super::sessions::{ClientId, JoinError, Joined, NewSession, Session, SessionKey, Sessions};
 use super::state::secrets;
 use super::stream::{MemberStream, StreamError};
+use super::ways::WayOut;
 use super::workers::{WorkerHandle, place};
 use crate::config::snapshot::CurrentConfig;
 use crate::config::{Hub, SameMember};
 use crate::event::{Event, Refusal, Stamp, What};
 use crate::hub::policy::{Item, Policy};
 use crate::hub::{HubShared, PortKind};
-use crate::ids::{ConnId, HubId, SessionId};
+use crate::ids::{ConnId, HubId, MemberId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::sys::clock::{monotonic, wall_ns};
 use crate::sys::socket::prepare_member_socket;
@@ -60,6 +61,8 @@ pub struct Front {
     pub workers: Arc<[WorkerHandle]>,
     /// The hubs themselves.
     pub hubs: Arc<[Arc<HubShared>]>,
+    /// The ways out of those with a gateway.
+    pub ways: Arc<[WayOut]>,
     /// What happened.
     pub events: EventSender,
     /// Logins that were not granted.
@@ -231,11 +234,32 @@ impl Front {
             presented: presented(request),
             now: monotonic(),
         };
-        let account = within(&*self.authenticator, &attempt, AUTHENTICATION_MAX).await.map_err(no_of)?;
+        for _ in 0..EVICTIONS_MAX {
+            let evictions = self.sessions.evictions();
+            let account = within(&*self.authenticator, &attempt, AUTHENTICATION_MAX).await.map_err(no_of)?;
+            if let Some(granted) = self.admit(request, peer, (hub_id, hub), &account, evictions)? {
+                return Ok(granted);
+            }
+        }
+        Err((ErrorCode::HubBusy, Refusal::HubRefused))
+    }
+
+    /// The session of somebody who proved who he is; `None` if since then somebody was evicted, perhaps he.
+    fn admit(
+        &self,
+        request: &LoginRequest,
+        peer: SocketAddr,
+        (hub_id, hub): (HubId, &Hub),
+        account: &Authenticated,
+        evictions: u64,
+    ) -> Result<Option<Granted>, No> {
         let policy = policy_of(hub, &account.policy);
         let kind = check_modes(request, hub, &policy)?;
         let client = client_id(request);
         let _admission = self.sessions.admission();
+        if self.sessions.evictions() != evictions {
+            return Ok(None);
+        }
         let (same, others) = self.sessions.of_member(hub_id, account.member, client);
         let logins_max = policy.value(Item::MultiLogins);
         if logins_max > 0 && others as u64 >= u64::from(logins_max) {
@@ -273,7 +297,17 @@ impl Front {
         let sessions_max = usize::try_from(hub.sessions_max).unwrap_or(usize::MAX);
         let (session, conn) =
             self.sessions.begin(new, key, peer, sessions_max).ok_or((ErrorCode::HubBusy, Refusal::HubRefused))?;
-        Ok(Granted { session, conn, key, terms, policy, kind })
+        Ok(Some(Granted { session, conn, key, terms, policy, kind }))
+    }
+
+    /// Ends all sessions of a member, those included that are about to begin; how many. What the accounts say by now
+    /// decides whether he may come back.
+    pub fn evict(&self, hub: HubId, member: MemberId, reason: CloseReason) -> usize {
+        let _admission = self.sessions.admission();
+        self.sessions.evict();
+        let sessions = self.sessions.all();
+        let his = sessions.iter().filter(|session| session.hub == hub && session.member == member);
+        his.map(|session| self.end(session, reason)).count()
     }
 
     /// Ends a session: it is forgotten here at once, its worker closes it.
@@ -511,6 +545,9 @@ pub const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// How long a TLS handshake may go on when the server stops. Cut off in the middle of it, stock clients would
 /// have got an end without close_notify (protocol note §1.1).
 pub const STOP_GRACE: Duration = Duration::from_millis(300);
+
+/// Logins that are asked again because the operator ended sessions meanwhile; more often than this he does not.
+const EVICTIONS_MAX: usize = 4;
 
 /// How long an authenticator may take; the login as a whole has its own deadline.
 const AUTHENTICATION_MAX: Duration = Duration::from_secs(10);

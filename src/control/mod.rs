@@ -12,6 +12,7 @@ pub mod front;
 pub mod auth;
 
 pub mod sessions;
+pub mod ways;
 pub mod workers;
 
 pub mod reports;
@@ -22,5 +23,6 @@ pub mod dns;
 pub mod admin;
 pub mod log;
 pub mod operator;
+mod operator_router;
 pub mod state;
 pub mod tls_setup;

@@ -7,16 +7,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::accept::Gate;
+use super::admin::router::GatewayView;
 use super::admin::{AdminHandler, Answer, HubView, MacRow, Request, SessionRow, StatusView, WorkerView};
 use super::front::Front;
 use super::sessions::Session;
 use super::state::accounts::AccountStore;
+use super::ways::WORKER_MAX;
 use crate::config::Hub;
 use crate::hub::Profile;
 use crate::ids::{HubId, PortId, SessionId};
@@ -25,9 +27,6 @@ use crate::metrics::drops::DropReason;
 use crate::sys::clock::monotonic;
 use crate::sys::features::KernelFeatures;
 use crate::worker::seeds::{Command, PortView};
-
-/// How long a worker may take to answer; a turn is far shorter.
-const WORKER_MAX: Duration = Duration::from_secs(2);
 
 /// Knows whom to ask.
 pub struct Operator {
@@ -46,7 +45,7 @@ pub struct Operator {
 impl AdminHandler for Operator {
     async fn handle(&self, request: Request) -> Answer {
         match request {
-            Request::Status {} => Answer::Status(Box::new(self.status())),
+            Request::Status {} => Answer::Status(Box::new(self.status().await)),
             Request::SessionList { hub } => match self.unknown(hub.as_deref()) {
                 Some(error) => error,
                 None => Answer::Sessions { rows: self.sessions(hub.as_deref()).await },
@@ -61,6 +60,24 @@ impl AdminHandler for Operator {
                 Ok(false) => Answer::Done { message: "the accounts have not changed".into() },
                 Err(error) => Answer::error(error.to_string()),
             },
+            Request::UserEnd { hub, user } => self.end_user(&hub, &user).await,
+            Request::DhcpList { hub } => match self.unknown(hub.as_deref()) {
+                Some(error) => error,
+                None => self.dhcp_list(hub.as_deref()).await,
+            },
+            Request::DhcpRelease { hub, address } => match self.unknown(hub.as_deref()) {
+                Some(error) => error,
+                None => self.dhcp_release(hub.as_deref(), address).await,
+            },
+            Request::NatList(wanted) => match self.unknown(wanted.hub.as_deref()) {
+                Some(error) => error,
+                None => self.nat_list(wanted).await,
+            },
+            Request::NatStats { hub } => match self.unknown(hub.as_deref()) {
+                Some(error) => error,
+                None => self.nat_stats(hub.as_deref()).await,
+            },
+            Request::NatExplain(endpoint) => self.nat_explain(endpoint).await,
         }
     }
 }
@@ -77,7 +94,8 @@ impl Operator {
         Some(Answer::error(format!("no hub is called {hub:?}; there are: {}", names.join(", "))))
     }
 
-    fn status(&self) -> StatusView {
+    async fn status(&self) -> StatusView {
+        let mut gateways = self.gateways().await;
         let workers = &self.front.workers;
         let config = Arc::clone(&self.front.config.load().config);
         let mut counters: BTreeMap<String, u64> = BTreeMap::new();
@@ -107,7 +125,12 @@ impl Operator {
                 .map(|(name, _)| name.into())
                 .collect(),
             workers: self.workers(),
-            hubs: config.hubs.iter().zip(0..).map(|(hub, id)| self.hub(hub, HubId(id))).collect(),
+            hubs: config
+                .hubs
+                .iter()
+                .zip(0..)
+                .map(|(hub, id)| self.hub(hub, HubId(id), gateways.remove(&HubId(id))))
+                .collect(),
             drops: drops.collect(),
             closes: closes.collect(),
             counters,
@@ -128,7 +151,7 @@ impl Operator {
         self.front.workers.iter().map(view).collect()
     }
 
-    fn hub(&self, hub: &Hub, id: HubId) -> HubView {
+    fn hub(&self, hub: &Hub, id: HubId, gateway: Option<GatewayView>) -> HubView {
         HubView {
             name: hub.name.clone(),
             profile: match hub.profile {
@@ -137,6 +160,7 @@ impl Operator {
             },
             sessions: self.front.sessions.count(id) as u64,
             macs: self.front.hubs.get(usize::from(id.0)).map_or(0, |hub| hub.fdb_len() as u64),
+            gateway,
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use subtle::ConstantTimeEq;
@@ -102,6 +103,8 @@ pub struct Joined {
 pub struct Sessions {
     table: Mutex<Table>,
     admission: Mutex<()>,
+    /// How often the operator ended all sessions of somebody.
+    evictions: AtomicU64,
     /// A session was opened or ended.
     changed: Notify,
 }
@@ -122,13 +125,29 @@ impl Sessions {
     pub fn new(start_ms: u64) -> Self {
         let first = start_ms << 20;
         let table = Table { last_session: first, last_conn: first, ..Table::default() };
-        Self { table: Mutex::new(table), admission: Mutex::new(()), changed: Notify::new() }
+        Self {
+            table: Mutex::new(table),
+            admission: Mutex::new(()),
+            evictions: AtomicU64::new(0),
+            changed: Notify::new(),
+        }
     }
 
     /// To be held from the look at a member's sessions to [`Self::begin`]: else logins at the same moment would
     /// not see each other, and pass limits or take nobody over.
     pub fn admission(&self) -> MutexGuard<'_, ()> {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody is not to be there any more: who proved himself before now has to do so again. To be called with
+    /// [`Self::admission`] held.
+    pub fn evict(&self) {
+        self.evictions.fetch_add(1, Relaxed);
+    }
+
+    /// Calls of [`Self::evict`].
+    pub fn evictions(&self) -> u64 {
+        self.evictions.load(Relaxed)
     }
 
     /// Begins a session with its first connection; `None` if the hub has `sessions_max` already.

@@ -273,6 +273,11 @@ impl Gateway {
         self.with_dhcp(now, sink, |dhcp, port| dhcp.session_ended(session, port));
     }
 
+    /// The operator ends the lease of `address`. `false` if there is none.
+    pub fn release(&mut self, address: Ipv4Addr, now: Tick, sink: &mut impl GatewaySink) -> bool {
+        self.with_dhcp(now, sink, |dhcp, port| dhcp.release(address, now, port)).unwrap_or(false)
+    }
+
     // ---- 1. ARP ----
 
     fn arp(

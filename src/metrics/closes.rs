@@ -49,6 +49,8 @@ reasons! {
         TakenOver = "taken_over",
         /// Ended by the operator.
         Kicked = "kicked",
+        /// The operator blocked the user.
+        Blocked = "blocked",
         /// The server is stopping.
         ServerStopping = "server_stopping",
         /// A defect of this server, contained to this session. Please report it.
@@ -75,9 +77,12 @@ impl CloseReason {
             | Self::KeepAliveTooLong
             | Self::Timeout
             | Self::SessionExpired => Fault::Peer,
-            Self::SessionEnded | Self::TakenOver | Self::Kicked | Self::ServerStopping | Self::KeyLimit => {
-                Fault::Policy
-            }
+            Self::SessionEnded
+            | Self::TakenOver
+            | Self::Kicked
+            | Self::Blocked
+            | Self::ServerStopping
+            | Self::KeyLimit => Fault::Policy,
             Self::Panicked | Self::NoRoom => Fault::Resource,
             Self::SocketFailed => Fault::Transport,
         }

@@ -83,6 +83,26 @@ counters! {
     key_updates,
     /// Source addresses that could not be learned because the FDB was full; they cost flooding.
     fdb_full,
+    /// Packets received from the Internet; super-packets count once.
+    lane_received,
+    /// Bytes of those packets.
+    lane_received_bytes,
+    /// Of those, super-packets.
+    lane_received_super,
+    /// Frames sent to the Internet; super-packets count once.
+    lane_sent,
+    /// Bytes of those frames.
+    lane_sent_bytes,
+    /// Of those, super-packets.
+    lane_sent_super,
+    /// Packets that were merged into one before them.
+    lane_merged,
+    /// Times the link of a device went down, as each worker sees it.
+    lane_link_downs,
+    /// Signs that somebody else uses a public address of ours.
+    lane_conflicts,
+    /// Questions for the card of a next hop.
+    lane_arp_asked,
     /// Ports open now.
     ports,
     /// Connections open now.

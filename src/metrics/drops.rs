@@ -180,5 +180,29 @@ reasons! {
         NatFragment = "nat_fragment",
         /// NAT: no room for another fragment.
         NatFragmentLimit = "nat_fragment_limit",
+        /// To the Internet: the device or its socket took no more.
+        LaneTxFull = "lane_tx_full",
+        /// To the Internet: the device is down or gone.
+        LaneTxDown = "lane_tx_down",
+        /// To the Internet: the kernel refused the frame.
+        LaneTxRefused = "lane_tx_refused",
+        /// To the Internet: longer than the device carries.
+        LaneTxTooLong = "lane_tx_too_long",
+        /// To the Internet: no whole IPv4 packet.
+        LaneTxMalformed = "lane_tx_malformed",
+        /// To the Internet: its public address is still being asked for, or somebody else there uses it.
+        LaneTxUnclaimed = "lane_tx_unclaimed",
+        /// To the Internet: nothing says which next hop leads there; set next_hop.
+        LaneTxNoRoute = "lane_tx_no_route",
+        /// To the Internet: the next hop does not answer ARP.
+        LaneTxNoNeighbour = "lane_tx_no_neighbour",
+        /// To the Internet: too many packets wait for the next hop to answer ARP.
+        LaneTxWaitingFull = "lane_tx_waiting_full",
+        /// From the Internet: lost in the kernel because the worker read too slowly.
+        LaneRxOverflow = "lane_rx_overflow",
+        /// From the Internet: cut off, or no whole IPv4 packet.
+        LaneRxMalformed = "lane_rx_malformed",
+        /// From the Internet: neither IPv4 nor ARP.
+        LaneRxForeign = "lane_rx_foreign",
     }
 }

@@ -9,6 +9,7 @@ use super::table::{self, NONE};
 use super::tcp::{self, State};
 use crate::ids::MemberId;
 use crate::tick::Tick;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 impl Nat {
@@ -202,8 +203,15 @@ impl Nat {
     }
 
     /// Ends all mappings of an inside address, whoever has it.
-    pub fn end_address(&mut self, address: std::net::Ipv4Addr, now: Tick, sink: &mut impl NatSink) {
+    pub fn end_address(&mut self, address: Ipv4Addr, now: Tick, sink: &mut impl NatSink) {
         if let Some(host) = self.hosts.of(address) {
+            self.end_host(host, now, sink);
+        }
+    }
+
+    /// The same, if it is `member` who has it: another one may have begun with it meanwhile.
+    pub fn end_address_of(&mut self, address: Ipv4Addr, member: MemberId, now: Tick, sink: &mut impl NatSink) {
+        if let Some(host) = self.hosts.of(address).filter(|host| self.hosts.slab[*host].insider.member == member) {
             self.end_host(host, now, sink);
         }
     }

@@ -6,12 +6,15 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::events::{PortBlock, Translation};
 use super::flows::Flow;
 use super::mappings::{self, Mapping};
+use super::parse::Tuple;
 use super::plan::{PortUse, Proto};
 use super::table::NONE;
 use super::tcp::{self, State};
 use super::{Insider, Nat};
 use crate::ids::MemberId;
+use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
+use crate::wire::tcp::FLAG_SYN;
 
 /// Counters since the start, and what there is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,6 +193,31 @@ impl Nat {
         let port_use = self.plan.use_of(address, port);
         let owner = self.plan.owner_of_external(proto, address, port);
         Some(Explanation { owner, port_use, block, mappings: self.list(&filter, EXPLAINED_MAX, now) })
+    }
+}
+
+impl Nat {
+    /// What becomes of a packet from `remote` to an external address and port; of TCP, of one that opens a connection.
+    /// Only the owner of the port knows.
+    ///
+    /// # Errors
+    /// Why it is dropped.
+    pub fn verdict(&self, proto: Proto, external: SocketAddrV4, remote: SocketAddrV4) -> Result<(), DropReason> {
+        let tuple = Tuple {
+            proto,
+            src: *remote.ip(),
+            dst: *external.ip(),
+            src_port: if proto == Proto::Icmp { 0 } else { remote.port() },
+            dst_port: external.port(),
+            flags: FLAG_SYN,
+        };
+        match (self.flows.inbound(&tuple), self.mappings.of_outside(proto, tuple.dst, tuple.dst_port)) {
+            (Some(flow), _) if self.flows.slab[flow].state == State::Resting => Err(DropReason::NatNoFlow),
+            (Some(_), _) => Ok(()),
+            (None, None) => Err(DropReason::NatNoMapping),
+            (None, Some(mapping)) if !self.takes(mapping, &tuple) => Err(DropReason::NatFiltered),
+            (None, Some(_)) => Ok(()),
+        }
     }
 }
 

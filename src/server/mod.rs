@@ -7,6 +7,7 @@
 //! 5. SIGTERM or SIGINT: no new members, every session ended by the closing procedure, then exit
 #![forbid(unsafe_code)]
 
+pub mod capacity;
 mod crew;
 pub mod reload;
 mod routers;
@@ -41,6 +42,7 @@ use crate::sys::clock::wall_ns;
 use crate::sys::features::KernelFeatures;
 use crate::sys::limits::{forbid_core_dumps, raise_open_files};
 use crate::worker::seeds::Command;
+use capacity::Capacity;
 use crew::Crew;
 use reload::Origin;
 use routers::{Making, Routers};
@@ -71,6 +73,9 @@ pub enum ServerError {
         /// What is wrong, and a hint.
         why: String,
     },
+    /// Public ports that are too few.
+    #[error("{0}")]
+    Capacity(String),
     /// Something the system refused.
     #[error("{doing}: {source}{}", hint_for(.source))]
     System {
@@ -110,6 +115,9 @@ pub fn check(config: &Config, paths: &Paths) -> Result<(), ServerError> {
     AccountStore::open(state.path())?;
     tls_setup::server_config(Some(certificates), config.server.tls_versions)?;
     accept::listen_all(&config.server.listen).map_err(while_doing("listen"))?;
+    for Capacity { text, is_short } in capacity::capacities(config).map_err(ServerError::Capacity)? {
+        if is_short { tracing::warn!("{text}") } else { tracing::info!("{text}") }
+    }
     Ok(())
 }
 
@@ -139,6 +147,7 @@ pub fn run(config: Config, origin: Origin, paths: &Paths) -> Result<(), ServerEr
         sessions: Sessions::new(wall_ns() / 1_000_000),
         workers: Arc::clone(&crew.handles),
         hubs: Arc::clone(&crew.hubs),
+        ways: routers.ways(),
         events,
         refusals: Refusals::default(),
         stopping,

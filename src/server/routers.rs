@@ -23,6 +23,7 @@ use crate::control::log::EventSender;
 use crate::control::state::accounts::AccountStore;
 use crate::control::state::leases::{self, LeaseHolder};
 use crate::control::state::secrets;
+use crate::control::ways::WayOut;
 use crate::event::{Event, Stamp, What};
 use crate::gateway::arp::ArpGuard;
 use crate::gateway::bindings::Bindings;
@@ -42,6 +43,7 @@ use crate::sys::clock::{monotonic, wall_ns};
 use crate::sys::netdev::{self, Addressing};
 use crate::sys::waker::Waker;
 use crate::wire::ethernet::Mac;
+use crate::worker::router::departures::Departures;
 use crate::worker::router::host::HostSeed;
 use crate::worker::router::orders::Order;
 use crate::worker::router::plan::RouterPlan;
@@ -72,6 +74,8 @@ pub(super) struct Routers {
     reach: Reach,
     /// By hub: how it gets to the Internet.
     plans: Vec<Arc<RouterPlan>>,
+    /// By hub: the device of its NAT.
+    devices: Vec<Option<String>>,
     upstreams: Vec<(HubId, usize, Arc<Upstreams>, UnboundedReceiver<DnsQuestion>)>,
 }
 
@@ -87,7 +91,8 @@ impl Making<'_> {
     /// Makes every gateway; also the seeds for each worker.
     pub(super) fn make(&self, reach: &Reach, workers: usize) -> Result<(Routers, Vec<Vec<RouterSeed>>), ServerError> {
         let mut seeds: Vec<Vec<RouterSeed>> = (0..workers).map(|_| Vec::new()).collect();
-        let mut routers = Routers { reach: reach.clone(), plans: Vec::new(), upstreams: Vec::new() };
+        let mut routers =
+            Routers { reach: reach.clone(), plans: Vec::new(), devices: Vec::new(), upstreams: Vec::new() };
         for (hub, id) in self.config.hubs.iter().zip(0..) {
             let Some(gateway) = &hub.gateway else { continue };
             self.make_one(hub, HubId(id), gateway, &mut routers, &mut seeds)?;
@@ -123,6 +128,7 @@ impl Making<'_> {
             broadcast: Ipv4Addr::from(u32::from(gateway.network()) + (gateway.network_addresses() - 1)),
             guard: ArpGuard { mac: card_of(&hub.name), address: gateway.address, bindings: Arc::clone(&bindings) },
             bindings,
+            departures: Departures::default(),
             nat: nat_plan,
         });
         let lanes = match (&hub.nat, uplink) {
@@ -143,6 +149,7 @@ impl Making<'_> {
         }
         routers.upstreams.push((id, owner, Upstreams::new(upstream_settings(gateway)), questions));
         routers.plans.push(plan);
+        routers.devices.push(hub.nat.as_ref().map(|nat| nat.device.clone()));
         Ok(())
     }
 
@@ -171,7 +178,9 @@ impl Making<'_> {
         let (journal, _) = leases::start(&path, &content, Box::new(holder))?;
         // The receiver lives as long as the server.
         let ask = Box::new(move |question| drop(ask.send(question)));
-        Ok(HostSeed { gateway: host, journal: Box::new(journal), ask })
+        let (reach, id) = (reach.clone(), plan.hub);
+        let tell = Box::new(move |worker, order| reach.tell(worker, id, order));
+        Ok(HostSeed { gateway: host, journal: Box::new(journal), ask, tell })
     }
 
     fn gateway_settings(&self, hub: &Hub, gateway: &wanted::Gateway, plan: &RouterPlan) -> GatewaySettings {
@@ -326,8 +335,20 @@ fn plan_nat(
     uplink: &Uplink,
     workers: usize,
 ) -> Result<NatPlan, ServerError> {
+    let settings = nat_settings(gateway, nat, &uplink.settings.addresses, uplink.mtu, workers);
+    NatPlan::new(settings).map_err(|error| ServerError::Router { hub: hub.name.clone(), why: error.to_string() })
+}
+
+/// What the NAT of a hub is made from, with these public addresses.
+pub(super) fn nat_settings(
+    gateway: &wanted::Gateway,
+    nat: &wanted::Nat,
+    addresses: &[Ipv4Addr],
+    mtu: u16,
+    workers: usize,
+) -> NatSettings {
     let inside = Prefix::new(gateway.network(), gateway.prefix_bits);
-    let pool: Vec<Prefix> = uplink.settings.addresses.iter().map(|address| Prefix::new(*address, 32)).collect();
+    let pool: Vec<Prefix> = addresses.iter().map(|address| Prefix::new(*address, 32)).collect();
     let mut settings = NatSettings::new(workers, inside, gateway.address, pool);
     settings.ports = (*nat.ports.start(), *nat.ports.end());
     let filtering = match nat.filtering {
@@ -343,7 +364,7 @@ fn plan_nat(
     settings.limits.destinations_per_min = nat.destinations_max;
     settings.policy.tcp_ports = nat.refuse_tcp_ports.iter().map(|port| (*port, *port)).collect();
     settings.policy.allow = nat.allow.iter().map(|to| Rule::to(Prefix::new(to.address, to.bits))).collect();
-    settings.uplink_mtu = uplink.mtu;
+    settings.uplink_mtu = mtu;
     settings.icmp.answer_echo = !nat.addresses.is_empty();
     settings.record = Record { mappings: nat.log != NatLog::Blocks, destinations: nat.log == NatLog::Destinations };
     settings.statics = nat
@@ -352,14 +373,14 @@ fn plan_nat(
         .flat_map(|forward| {
             let proto = if forward.is_tcp { Proto::Tcp } else { Proto::Udp };
             let inside = std::net::SocketAddrV4::new(forward.to, forward.to_port);
-            uplink.settings.addresses.iter().map(move |address| StaticMapping {
+            addresses.iter().map(move |address| StaticMapping {
                 proto,
                 external: std::net::SocketAddrV4::new(*address, forward.port),
                 inside,
             })
         })
         .collect();
-    NatPlan::new(settings).map_err(|error| ServerError::Router { hub: hub.name.clone(), why: error.to_string() })
+    settings
 }
 
 fn upstream_settings(gateway: &wanted::Gateway) -> UpstreamSettings {
@@ -416,6 +437,12 @@ impl LeaseHolder for Holding {
 }
 
 impl Routers {
+    /// How control threads reach the gateways.
+    pub(super) fn ways(&self) -> Arc<[WayOut]> {
+        let both = self.plans.iter().zip(&self.devices);
+        both.map(|(plan, device)| WayOut { plan: Arc::clone(plan), device: device.clone() }).collect()
+    }
+
     /// Starts what gateways need from control threads.
     pub(super) fn serve(&mut self, tasks: &mut JoinSet<()>) {
         for (hub, owner, upstreams, questions) in self.upstreams.drain(..) {

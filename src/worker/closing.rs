@@ -143,9 +143,11 @@ impl<Io: StreamIo> Worker<Io> {
     /// Ends a session: closes its connections and its port.
     pub(super) fn end_port(&mut self, id: PortId, reason: CloseReason) {
         let conn_reason = match reason {
-            CloseReason::Panicked | CloseReason::ServerStopping | CloseReason::TakenOver | CloseReason::Kicked => {
-                reason
-            }
+            CloseReason::Panicked
+            | CloseReason::ServerStopping
+            | CloseReason::TakenOver
+            | CloseReason::Kicked
+            | CloseReason::Blocked => reason,
             _ => CloseReason::SessionEnded,
         };
         let Some(port) = self.fabric.ports.get_mut(id) else { return };

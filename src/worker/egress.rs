@@ -115,6 +115,7 @@ impl Fabric {
         if let Some(seat) = self.seats.get_mut(usize::from(port.hub.0)) {
             seat.shared.close_port(&mut seat.view, id);
         }
+        self.tell_departure(port.hub, port.session);
         self.ports.remove(&port);
         self.counters.ports.set(self.ports.len() as u64);
         Some(port)

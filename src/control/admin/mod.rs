@@ -5,12 +5,15 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod router;
 pub mod server;
 pub mod table;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::Ipv4Addr;
 
+use router::{GatewayView, LeaseRow, NatEndpoint, NatExplained, NatRow, NatStatsRow, NatWanted};
 use serde::{Deserialize, Serialize};
 
 /// What can be asked: `{"request":"session-list","hub":"PUBLIC"}`.
@@ -38,6 +41,37 @@ pub enum Request {
     },
     /// Reads the accounts again now instead of at the next login.
     UsersReload {},
+    /// Ends a user's sessions and everything he has in the NAT.
+    UserEnd {
+        /// Hub, in any case.
+        hub: String,
+        /// User, in any case.
+        user: String,
+    },
+    /// Leases, of one hub or all.
+    DhcpList {
+        /// Hub, in any case; none means all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hub: Option<String>,
+    },
+    /// Ends a lease.
+    DhcpRelease {
+        /// Hub, in any case; none means the one whose network the address is in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hub: Option<String>,
+        /// Its address.
+        address: Ipv4Addr,
+    },
+    /// Mappings and flows.
+    NatList(NatWanted),
+    /// How NATs are, of one hub or all.
+    NatStats {
+        /// Hub, in any case; none means all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hub: Option<String>,
+    },
+    /// Who is behind a public endpoint.
+    NatExplain(NatEndpoint),
 }
 
 /// What is answered: `{"answer":"sessions","rows":[…]}`.
@@ -56,6 +90,25 @@ pub enum Answer {
         /// By hub and address.
         rows: Vec<MacRow>,
     },
+    /// To [`Request::DhcpList`].
+    Leases {
+        /// By hub and address.
+        rows: Vec<LeaseRow>,
+    },
+    /// To [`Request::NatList`].
+    Mappings {
+        /// By hub, inside endpoint and protocol.
+        rows: Vec<NatRow>,
+        /// There are more than were asked for.
+        more: bool,
+    },
+    /// To [`Request::NatStats`].
+    NatStats {
+        /// By hub.
+        rows: Vec<NatStatsRow>,
+    },
+    /// To [`Request::NatExplain`].
+    Explained(Box<NatExplained>),
     /// It was done.
     Done {
         /// What was done.
@@ -188,6 +241,8 @@ pub struct HubView {
     pub sessions: u64,
     /// FDB entries now, those included that wait for the sweep.
     pub macs: u64,
+    /// Its gateway, if it has one.
+    pub gateway: Option<GatewayView>,
 }
 
 /// Who knows the answers. Called on control threads; given up after [`server::DEADLINE`].
@@ -214,6 +269,23 @@ mod tests {
             (Request::SessionKick { name: "SID-A-1".into() }, r#"{"request":"session-kick","name":"SID-A-1"}"#),
             (Request::MacList { hub: None }, r#"{"request":"mac-list"}"#),
             (Request::UsersReload {}, r#"{"request":"users-reload"}"#),
+            (Request::UserEnd { hub: "H".into(), user: "u".into() }, r#"{"request":"user-end","hub":"H","user":"u"}"#),
+            (
+                Request::DhcpRelease { hub: None, address: Ipv4Addr::new(100, 64, 0, 9) },
+                r#"{"request":"dhcp-release","address":"100.64.0.9"}"#,
+            ),
+            (
+                Request::NatList(NatWanted { user: Some("u".into()), max: 9, ..NatWanted::default() }),
+                r#"{"request":"nat-list","user":"u","max":9}"#,
+            ),
+            (
+                Request::NatExplain(NatEndpoint {
+                    proto: "udp".into(),
+                    external: "192.0.2.9:61002".parse().unwrap(),
+                    remote: None,
+                }),
+                r#"{"request":"nat-explain","proto":"udp","external":"192.0.2.9:61002"}"#,
+            ),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), text);
             assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
@@ -223,6 +295,8 @@ mod tests {
             r#"{"request":"status","x":1}"#,
             r#"{"request":"session-kick"}"#,
             r#"{"request":"session-list","hup":"a"}"#,
+            r#"{"request":"dhcp-release","address":"100.64.0"}"#,
+            r#"{"request":"nat-list","max":9,"x":1}"#,
             "[]",
             "",
         ] {

@@ -146,6 +146,18 @@ impl AccountStore {
         })
     }
 
+    /// Lets a user log in no more, or again.
+    ///
+    /// # Errors
+    /// When he does not exist or the file cannot be written.
+    pub fn set_disabled(&self, hub: &str, name: &str, disabled: bool) -> Result<(), StateError> {
+        self.change(|stored| {
+            let user = stored.users.iter_mut().find(|user| key(&user.hub, &user.name) == key(hub, name));
+            user.ok_or_else(|| self.unknown(hub, name))?.disabled = disabled;
+            Ok(())
+        })
+    }
+
     /// Removes a user. His sessions live on until they end or are kicked.
     ///
     /// # Errors
@@ -346,6 +358,11 @@ mod tests {
         assert_ne!(alice.member(), bob.member());
         store.reset("PUBLIC", "bob", "y").unwrap();
         assert_ne!(store.find("PUBLIC", "bob").unwrap().hashed_password, bob.hashed_password);
+        for disabled in [true, false] {
+            store.set_disabled("public", "Bob", disabled).unwrap();
+            assert_eq!(store.find("PUBLIC", "bob").unwrap().disabled, disabled);
+        }
+        assert!(store.set_disabled("PUBLIC", "eve", true).unwrap_err().what.contains("no user \"eve\""));
         store.remove("PUBLIC", "BOB").unwrap();
         assert_eq!(store.find("PUBLIC", "bob"), None);
         assert_ne!(store.add("PUBLIC", "bob", "x").unwrap().member(), bob.member(), "numbers are never given twice");

@@ -401,6 +401,13 @@ impl DhcpServer {
         self.table.place(self.table.index(address)?).host_name.as_deref()
     }
 
+    /// Addresses that are leased, and how many can be.
+    pub fn usage(&self) -> (u64, u64) {
+        (0..self.table.len()).map(|at| self.table.place(at).state).fold((0, 0), |(leased, all), state| {
+            (leased + u64::from(state == LeaseState::Leased), all + u64::from(state != LeaseState::Closed))
+        })
+    }
+
     /// Messages so far.
     pub fn stats(&self) -> DhcpStats {
         self.stats

@@ -2,14 +2,17 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 
+use super::orders::Order;
 use super::plan::RouterPlan;
-use super::{EventSink, Fabric, RouterEvent};
+use super::{EventSink, Fabric, Router, RouterEvent};
+use crate::gateway::dhcp::DhcpEvent;
 use crate::gateway::dns::DnsQuestion;
 use crate::gateway::{Gateway, GatewayEvent, GatewaySink, Handled, Origin};
 use crate::hub::port::PortBits;
 use crate::hub::{FrameMeta, Scope};
-use crate::ids::{HubId, PortId};
+use crate::ids::{HubId, MemberId, PortId};
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::wire::ethernet::Frame;
@@ -25,6 +28,9 @@ pub trait Journal: Send {
 /// Takes a question for the upstreams.
 pub type Ask = Box<dyn Fn(DnsQuestion) + Send>;
 
+/// Gives a worker, by number, an order about the way out of the same hub.
+pub type Tell = Box<dyn Fn(usize, Order) + Send>;
+
 /// A gateway, as prepared by the control threads.
 pub struct HostSeed {
     /// With its leases restored.
@@ -33,6 +39,8 @@ pub struct HostSeed {
     pub journal: Box<dyn Journal>,
     /// Where its questions go.
     pub ask: Ask,
+    /// How it reaches the other workers.
+    pub tell: Tell,
 }
 
 /// See the module text.
@@ -45,6 +53,9 @@ pub(super) struct Host {
 pub(super) struct HostSide {
     journal: Box<dyn Journal>,
     ask: Ask,
+    tell: Tell,
+    /// Addresses that their members have no more, until the end of the errand.
+    given_up: Vec<(Ipv4Addr, MemberId)>,
     /// Replies that wait for a record to be on disk, in the order of records.
     held: VecDeque<Held>,
     /// Records up to this one are on disk.
@@ -59,12 +70,12 @@ struct Held {
 
 impl Host {
     pub(super) fn new(seed: HostSeed) -> Self {
-        let HostSeed { gateway, journal, ask } = seed;
-        Self { gateway, side: HostSide { journal, ask, held: VecDeque::new(), durable: 0 } }
+        let HostSeed { gateway, journal, ask, tell } = seed;
+        Self { gateway, side: HostSide { journal, ask, tell, given_up: Vec::new(), held: VecDeque::new(), durable: 0 } }
     }
 
     /// Runs `errand` with the gateway and everything it may want.
-    pub(super) fn run<R>(
+    fn run<R>(
         &mut self,
         plan: &RouterPlan,
         events: &EventSink,
@@ -135,11 +146,60 @@ impl GatewaySink for Sink<'_> {
     }
 
     fn event(&mut self, event: GatewayEvent) {
+        if self.plan.nat.is_some() {
+            self.side.given_up.extend(given_up(&event));
+        }
         (self.events)(self.plan.hub, RouterEvent::Gateway(event), self.now);
     }
 
     fn dropped(&mut self, reason: DropReason) {
         self.fabric.counters.drop_frame(reason);
+    }
+}
+
+/// The address that somebody has no more by `event`, and who. The end of a session is none: its member comes back, and
+/// his mappings are his.
+fn given_up(event: &GatewayEvent) -> Option<(Ipv4Addr, MemberId)> {
+    match event {
+        GatewayEvent::Bound { address, before: Some(before), after: Some(after) } if before.member != after.member => {
+            Some((*address, before.member))
+        }
+        GatewayEvent::Dhcp(DhcpEvent::Ended { address, member, .. }) => Some((*address, *member)),
+        _ => None,
+    }
+}
+
+impl Router {
+    /// Runs `errand` with the gateway, if this worker has it. Before it the gateway hears of sessions that have ended;
+    /// after it NAT hears of addresses that were given up.
+    pub(super) fn run_host<R>(
+        &mut self,
+        fabric: &mut Fabric,
+        now: Tick,
+        errand: impl FnOnce(&mut Gateway, &mut Sink<'_>) -> R,
+    ) -> Option<R> {
+        let host = self.host.as_mut()?;
+        let done = host.run(&self.plan, &self.events, fabric, now, |gateway, sink| {
+            // All of them: one may be the session whose member sends this frame.
+            while let Some(session) = sink.plan.departures.take() {
+                gateway.session_ended(session, now, sink);
+            }
+            errand(gateway, sink)
+        });
+        while let Some((address, member)) = self.host.as_mut().and_then(|host| host.side.given_up.pop()) {
+            self.end_elsewhere(fabric, address, member, now);
+        }
+        Some(done)
+    }
+
+    /// Ends what `member` has in the NAT under `address`, on whatever worker that is.
+    fn end_elsewhere(&mut self, fabric: &mut Fabric, address: Ipv4Addr, member: MemberId, now: Tick) {
+        let Some(owner) = self.plan.nat.as_ref().map(|nat| nat.owner_of_inside(address)) else { return };
+        if owner == fabric.index {
+            self.end_address(fabric, address, member, now);
+        } else if let Some(host) = &self.host {
+            (host.side.tell)(owner, Order::EndAddress(address, member));
+        }
     }
 }
 
@@ -150,9 +210,8 @@ impl Fabric {
             return self.counters.drop_frame(DropReason::EgressPortGone);
         };
         let handled = self.with_router(hub, |router, fabric| {
-            let host = router.host.as_mut()?;
             let visit = |gateway: &mut Gateway, sink: &mut Sink<'_>| gateway.frame(&origin, frame, now, sink);
-            Some(host.run(&router.plan, &router.events, fabric, now, visit))
+            router.run_host(fabric, now, visit)
         });
         if handled != Some(Some(Handled::Adopted)) {
             return;
@@ -174,9 +233,7 @@ impl Fabric {
 
     pub(super) fn poll_host(&mut self, hub: HubId, now: Tick) {
         self.with_router(hub, |router, fabric| {
-            if let Some(host) = &mut router.host {
-                host.run(&router.plan, &router.events, fabric, now, |gateway, sink| gateway.poll(now, sink));
-            }
+            router.run_host(fabric, now, |gateway, sink| gateway.poll(now, sink));
         });
     }
 }

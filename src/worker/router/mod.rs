@@ -24,19 +24,25 @@ use crate::gateway::GatewayEvent;
 use crate::gateway::arp::Claim;
 use crate::hub::{FrameMeta, PortKind, Scope, Tenant};
 use crate::ids::{HubId, MemberId, PortId, SessionId};
-use crate::lane::Lane;
 use crate::lane::any::AnyLaneIo;
+use crate::lane::{Lane, LaneStats};
 use crate::metrics::drops::DropReason;
 use crate::nat::Nat;
 use crate::tick::Tick;
 use crate::wire::ethernet::{FRAME_BYTES_MAX, Frame};
 use crate::wire::kinds::Kinds;
 
+pub mod departures;
 pub mod host;
+mod lane_counts;
 mod later;
 pub mod orders;
 pub mod plan;
 pub mod translate;
+pub mod view;
+
+#[cfg(test)]
+mod tests;
 
 use host::{Host, HostSeed};
 pub(super) use later::Later;
@@ -90,7 +96,7 @@ impl Router {
             plan,
             host: host.map(Host::new),
             nat,
-            lane: LaneSide { lane, ready: true, is_new: true },
+            lane: LaneSide { lane, ready: true, is_new: true, counted: LaneStats::default() },
             hairpins: Packets::default(),
             events,
             claim_told: Tick::default(),
@@ -129,6 +135,13 @@ impl Fabric {
         }
         seat.shared.set_tenant(plan.port, Tenant { session: SessionId(0), member: MemberId(0) });
         seat.shared.learn_host(plan.port, plan.mac, now);
+    }
+
+    /// A session of `hub` has ended, and its port is closed: the gateway is to know.
+    pub(super) fn tell_departure(&self, hub: HubId, session: SessionId) {
+        if let Some(Some(router)) = self.routers.get(usize::from(hub.0)) {
+            router.plan.departures.add(session);
+        }
     }
 
     /// Runs `errand` with the router of `hub` taken out, so that it can reach everything else of the worker. A panic

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::super::parcel::Dest;
+use super::departures::Departures;
 use crate::gateway::arp::ArpGuard;
 use crate::gateway::bindings::Bindings;
 use crate::hub::port::PortBits;
@@ -15,7 +16,7 @@ use crate::wire::ethernet::{Frame, Mac};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::udp;
 
-/// See the module text. Does not change while the server runs.
+/// See the module text. Does not change while the server runs, but for what stands in `bindings` and `departures`.
 pub struct RouterPlan {
     /// Which hub.
     pub hub: HubId,
@@ -31,6 +32,8 @@ pub struct RouterPlan {
     pub guard: ArpGuard,
     /// Who has which inside address.
     pub bindings: Arc<Bindings>,
+    /// Sessions of the hub that have ended.
+    pub departures: Departures,
     /// How NAT is shared among the workers; `None`: the hub has no way to the Internet.
     pub nat: Option<Arc<NatPlan>>,
 }

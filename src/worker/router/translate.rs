@@ -6,13 +6,13 @@ use std::net::Ipv4Addr;
 
 use super::super::parcel::{Dest, Parcel};
 use super::plan::{PORT_CONTROL, RouterPlan};
-use super::{EventSink, Fabric, Router, RouterEvent};
+use super::{EventSink, Fabric, Router, RouterEvent, lane_counts};
 use crate::hub::{FrameMeta, Scope};
 use crate::ids::{HubId, MemberId};
-use crate::lane::Lane;
 use crate::lane::any::AnyLaneIo;
 use crate::lane::cut::cut;
 use crate::lane::outlet::Outlet;
+use crate::lane::{Lane, LaneStats};
 use crate::metrics::drops::DropReason;
 use crate::nat::{Insider, Nat, NatEvent, NatPlan, NatSink};
 use crate::tick::Tick;
@@ -28,6 +28,8 @@ pub(super) struct LaneSide {
     pub(super) ready: bool,
     /// Its device is one that the worker does not watch yet.
     pub(super) is_new: bool,
+    /// What of its counts stands in the counters of the worker.
+    pub(super) counted: LaneStats,
 }
 
 /// Where packets for the Internet go.
@@ -251,12 +253,22 @@ impl Fabric {
                 router.lane.is_new |= polled.fd_changed;
                 // Nobody tells of a device that the worker does not watch.
                 router.lane.ready |= polled.fd_changed;
+                lane_counts::add(&fabric.counters, &router.lane.counted, lane.stats());
+                router.lane.counted = *lane.stats();
             }
         });
     }
 }
 
 impl Router {
+    /// Ends what `member` has in the NAT of this worker under `address`.
+    pub(super) fn end_address(&mut self, fabric: &mut Fabric, address: Ipv4Addr, member: MemberId, now: Tick) {
+        if let Some((way, _)) = self.way(fabric, now) {
+            let Way { nat, mut towards, .. } = way;
+            nat.end_address_of(address, member, now, &mut towards);
+        }
+    }
+
     fn receive(&mut self, fabric: &mut Fabric, now: Tick) -> usize {
         let Self { plan, nat, lane: LaneSide { lane, ready, .. }, hairpins, events, .. } = self;
         *ready = false;

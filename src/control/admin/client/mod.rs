@@ -1,6 +1,8 @@
 //! The asking side: one question, one answer, shown as tables or as JSON.
 #![forbid(unsafe_code)]
 
+mod router;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -72,6 +74,10 @@ pub fn json(answer: &Answer) -> String {
         Answer::Sessions { rows } => serde_json::to_string_pretty(rows),
         Answer::Macs { rows } => serde_json::to_string_pretty(rows),
         Answer::Status(status) => serde_json::to_string_pretty(status),
+        Answer::Leases { rows } => serde_json::to_string_pretty(rows),
+        Answer::Mappings { rows, .. } => serde_json::to_string_pretty(rows),
+        Answer::NatStats { rows } => serde_json::to_string_pretty(rows),
+        Answer::Explained(view) => serde_json::to_string_pretty(view),
         Answer::Done { .. } | Answer::Error { .. } => serde_json::to_string_pretty(answer),
     }
     .expect("answers are plain data");
@@ -85,6 +91,10 @@ pub fn text(answer: &Answer, now_unix_s: u64) -> String {
         Answer::Status(view) => status(view),
         Answer::Sessions { rows } => sessions(rows, now_unix_s),
         Answer::Macs { rows } => macs(rows),
+        Answer::Leases { rows } => router::leases(rows),
+        Answer::Mappings { rows, more } => router::mappings(rows, *more),
+        Answer::NatStats { rows } => router::nat_stats(rows),
+        Answer::Explained(view) => router::explained(view),
         Answer::Done { message } | Answer::Error { message } => format!("{}\n", plain(message)),
     }
 }
@@ -152,6 +162,10 @@ fn total(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}\n", if n == 1 { one } else { many })
 }
 
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-" } else { text }.to_owned()
+}
+
 fn status(view: &StatusView) -> String {
     let mut text = format!("hublane {}, up {}, {}\n", plain(&view.version), age(view.uptime_s), plain(&view.back_end));
     if !view.features.is_empty() {
@@ -159,6 +173,7 @@ fn status(view: &StatusView) -> String {
     }
     text += "\n";
     text += &hubs(view);
+    text += &router::gateways(view);
     text += "\n";
     text += &workers(view);
     for (title, counts) in [("DROPPED", &view.drops), ("CLOSED", &view.closes), ("COUNTER", &view.counters)] {
@@ -262,7 +277,13 @@ mod tests {
             back_end: "epoll".into(),
             features: vec!["bundles".into()],
             workers: vec![WorkerView { cpu: 3, cpu_ms: 1_234, frames: 12_345, ..WorkerView::default() }],
-            hubs: vec![HubView { name: "PUBLIC".into(), profile: "public".into(), sessions: 2, macs: 3 }],
+            hubs: vec![HubView {
+                name: "PUBLIC".into(),
+                profile: "public".into(),
+                sessions: 2,
+                macs: 3,
+                gateway: None,
+            }],
             drops: [("hub_storm".to_owned(), 7), ("hub_vlan".to_owned(), 0)].into(),
             ..StatusView::default()
         };

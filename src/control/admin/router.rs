@@ -1,0 +1,198 @@
+//! What is asked about gateways and NATs, and how the answers look.
+#![forbid(unsafe_code)]
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use serde::{Deserialize, Serialize};
+
+/// Which mappings are wanted; all conditions together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatWanted {
+    /// Of that hub, in any case; none means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    /// Of that user, in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Of that inside address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// At most as many.
+    pub max: u32,
+}
+
+/// A public endpoint, and perhaps somebody on the Internet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatEndpoint {
+    /// `tcp`, `udp` or `icmp`.
+    pub proto: String,
+    /// Public address and port; of ICMP the identifier.
+    pub external: SocketAddrV4,
+    /// The other end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<SocketAddrV4>,
+}
+
+/// An address of a DHCP pool that somebody has or had, or that is in use without a lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRow {
+    /// Hub.
+    pub hub: String,
+    /// The address.
+    pub address: String,
+    /// `leased`, `offered`, `probing`, `free` (who had it last is remembered) or `conflict`.
+    pub state: String,
+    /// User who has or had it.
+    pub user: String,
+    /// His number; 0: nobody.
+    pub member: u32,
+    /// His session, if it lives.
+    pub session: String,
+    /// His card.
+    pub mac: String,
+    /// Client identifier in hexadecimal digits, or the digest of a long one.
+    pub client: String,
+    /// What he calls his computer.
+    pub host_name: String,
+    /// Kept for somebody by the configuration.
+    pub reserved: bool,
+    /// Seconds until the state ends.
+    pub left_s: u64,
+}
+
+/// A mapping of a NAT, or a flow through one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatRow {
+    /// Hub.
+    pub hub: String,
+    /// `tcp`, `udp` or `icmp`.
+    pub proto: String,
+    /// Address and port in the hub.
+    pub inside: String,
+    /// As seen from the Internet.
+    pub external: String,
+    /// The other end; empty: nobody.
+    pub remote: String,
+    /// User.
+    pub user: String,
+    /// His number; 0: a static mapping whose member was not seen.
+    pub member: u32,
+    /// His session.
+    pub session: String,
+    /// State of the flow; empty without one.
+    pub state: String,
+    /// `dynamic`, `static`, `pcp`, or `shared` (its public port serves others too).
+    pub kind: String,
+    /// Seconds until it ends if nothing happens; none: lasts.
+    pub expires_s: Option<u64>,
+    /// Worker that has it.
+    pub worker: u32,
+}
+
+/// A NAT as a whole: all workers together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatStatsRow {
+    /// Hub.
+    pub hub: String,
+    /// Device towards the Internet.
+    pub device: String,
+    /// Public addresses.
+    pub addresses: Vec<String>,
+    /// Ports of a block.
+    pub block_ports: u16,
+    /// Blocks there are.
+    pub blocks: u64,
+    /// Blocks that members have, or that rest.
+    pub blocks_used: u64,
+    /// Inside addresses in use.
+    pub hosts: u64,
+    /// Mappings now.
+    pub mappings: u64,
+    /// Flows now.
+    pub flows: u64,
+    /// Incomplete datagrams now.
+    pub datagrams: u64,
+    /// Memory of the tables.
+    pub table_bytes: u64,
+    /// Packets from members; super-packets count once, as in all counts of packets.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Packets to members.
+    pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Of `packets_out`: to members, by way of a public address.
+    pub hairpins: u64,
+    /// ICMP messages of our own.
+    pub icmp_sent: u64,
+    /// Mappings that began.
+    pub mappings_begun: u64,
+    /// Flows that began.
+    pub flows_begun: u64,
+    /// Of these: TCP that shares its public port.
+    pub overlaps_begun: u64,
+}
+
+/// What is behind a public endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatExplained {
+    /// Hub.
+    pub hub: String,
+    /// `tcp`, `udp` or `icmp`.
+    pub proto: String,
+    /// The endpoint.
+    pub external: String,
+    /// `block` (one member has it for a while), `commons` (shared, each use recorded), `static` or `none`.
+    pub port_use: String,
+    /// Worker that has its state.
+    pub worker: u32,
+    /// First and last port of the block; empty: nobody has it.
+    pub block: String,
+    /// Inside address that has the block.
+    pub inside: String,
+    /// User who has it.
+    pub user: String,
+    /// His number; 0: nobody.
+    pub member: u32,
+    /// His session.
+    pub session: String,
+    /// Mapping and flows, at most 64; with a remote end those with that address only.
+    pub rows: Vec<NatRow>,
+    /// What becomes of a packet from the remote end: `passes`, or the reason for which it is dropped.
+    pub verdict: Option<String>,
+}
+
+/// A gateway in the answer to `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayView {
+    /// Its address in the hub.
+    pub address: String,
+    /// Worker that has it.
+    pub worker: u32,
+    /// Addresses leased now.
+    pub leases: u64,
+    /// Addresses that can be leased.
+    pub pool: u64,
+    /// The way to the Internet, if the hub has one.
+    pub nat: Option<NatView>,
+}
+
+/// A NAT in the answer to `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatView {
+    /// Device towards the Internet.
+    pub device: String,
+    /// `up` or `down`; empty: no worker said.
+    pub link: String,
+    /// Mappings now.
+    pub mappings: u64,
+    /// Flows now.
+    pub flows: u64,
+    /// Blocks of public ports that members have, or that rest.
+    pub blocks_used: u64,
+    /// Blocks there are.
+    pub blocks: u64,
+}
