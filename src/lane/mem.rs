@@ -1,25 +1,30 @@
 //! A device in memory: the back end of tests that need scripts rather than a kernel.
 //!
 //! [`wire`] makes one. The worker's end is a [`LaneIo`]; the test's end ([`MemWire`]) puts frames in, takes out what
-//! was sent, fills the queue up, pulls the plug and changes the card.
+//! was sent, fills the queue up, pulls the plug and changes the card. Buffers are used again, so that the lane's end
+//! allocates nothing once it has as many as the traffic needs.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::merge::TxBurst;
 use super::{LaneIo, Link, SendFault};
+use crate::sys::waker::Waker;
 use crate::wire::ethernet::Mac;
 use crate::wire::offload::Offload;
 
 /// A device with this card: the end for the lane and the end for the test. It is up and takes any number of frames.
 pub fn wire(mac: Mac, mtu: usize) -> (MemLane, MemWire) {
     let link = Link { up: true, mac, mtu, generation: 1 };
-    let state = State { link, room: usize::MAX, to_lane: VecDeque::new(), from_lane: Vec::new() };
+    // Without a descriptor to spare the lane is looked at when time tells.
+    let bell = Waker::new().ok();
+    let (to_lane, from_lane, spare) = Default::default();
+    let state = State { link, room: usize::MAX, to_lane, from_lane, spare, bell: bell.clone() };
     let state = Arc::new(Mutex::new(state));
-    (MemLane { state: Arc::clone(&state), link, lent: Vec::new() }, MemWire(state))
+    (MemLane { state: Arc::clone(&state), link, lent: Vec::new(), bell }, MemWire(state))
 }
 
 /// The lane's end.
@@ -28,6 +33,8 @@ pub struct MemLane {
     state: Arc<Mutex<State>>,
     link: Link,
     lent: Vec<(Vec<u8>, Offload)>,
+    /// Readable while frames wait.
+    bell: Option<Waker>,
 }
 
 /// The test's end.
@@ -41,6 +48,17 @@ struct State {
     room: usize,
     to_lane: VecDeque<(Vec<u8>, Offload)>,
     from_lane: Vec<(Vec<u8>, Offload)>,
+    /// Buffers of frames that went either way.
+    spare: Vec<Vec<u8>>,
+    bell: Option<Waker>,
+}
+
+impl State {
+    fn buffer(&mut self) -> Vec<u8> {
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
 }
 
 /// A panicking test must not hide its reason behind a poisoned lock.
@@ -51,12 +69,22 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl MemWire {
     /// A frame arrives.
     pub fn put(&self, frame: &[u8], offload: Offload) {
-        lock(&self.0).to_lane.push_back((frame.to_vec(), offload));
+        let mut state = lock(&self.0);
+        let mut buffer = state.buffer();
+        buffer.extend_from_slice(frame);
+        state.to_lane.push_back((buffer, offload));
+        if let Some(bell) = &state.bell {
+            bell.wake();
+        }
     }
 
     /// Takes all frames that were sent.
     pub fn take(&self) -> Vec<(Vec<u8>, Offload)> {
-        std::mem::take(&mut lock(&self.0).from_lane)
+        let mut state = lock(&self.0);
+        let State { from_lane, spare, .. } = &mut *state;
+        let taken = from_lane.clone();
+        spare.extend(from_lane.drain(..).map(|(buffer, _)| buffer));
+        taken
     }
 
     /// How many frames may be sent before somebody takes them.
@@ -88,7 +116,11 @@ impl LaneIo for MemLane {
             return Err(io::ErrorKind::NetworkDown.into());
         }
         let count = state.to_lane.len().min(frames_max);
-        self.lent = state.to_lane.drain(..count).collect();
+        state.spare.extend(self.lent.drain(..).map(|(buffer, _)| buffer));
+        self.lent.extend(state.to_lane.drain(..count));
+        if let Some(bell) = self.bell.as_ref().filter(|_| state.to_lane.is_empty()) {
+            bell.drain();
+        }
         Ok(count)
     }
 
@@ -106,7 +138,8 @@ impl LaneIo for MemLane {
             if state.from_lane.len() >= state.room {
                 return (sent, Some(SendFault::Full));
             }
-            let frame: Vec<u8> = message.pieces().flatten().copied().collect();
+            let mut frame = state.buffer();
+            message.pieces().for_each(|piece| frame.extend_from_slice(piece));
             state.from_lane.push((frame, message.offload()));
             sent += 1;
         }
@@ -122,6 +155,6 @@ impl LaneIo for MemLane {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.bell.as_ref().map(AsFd::as_fd)
     }
 }

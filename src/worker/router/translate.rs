@@ -249,8 +249,8 @@ impl Fabric {
             if let Some(lane) = &mut router.lane.lane {
                 let polled = lane.poll(now);
                 router.lane.is_new |= polled.fd_changed;
-                // Nobody tells of a device that the worker does not watch.
-                router.lane.ready |= polled.fd_changed;
+                // Nobody tells of a device that the worker does not watch, or could not.
+                router.lane.ready = true;
             }
         });
     }
