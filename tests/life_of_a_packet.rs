@@ -341,7 +341,9 @@ fn a_member_goes_on_without_asking() {
             assert_eq!((worker, seen.from), (layout.nat, before), "{layout:?}: his mapping is still his");
             way.arrive(0, &datagram(SERVER, before, b"welcome back"), Offload::NONE);
             assert_eq!(back.one_received().data, b"welcome back");
-            assert_eq!(a.packets(), Vec::<Vec<u8>>::new());
+            if !was_ended {
+                assert_eq!(a.packets(), Vec::<Vec<u8>>::new(), "{layout:?}: nothing goes to where he was");
+            }
         }
     }
 }

@@ -9,11 +9,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::front::Front;
 use crate::event::{Event, Stamp, Traffic, What};
+use crate::ids::SessionId;
 use crate::sys::clock::wall_ns;
 use crate::worker::seeds::Report;
 
-/// Takes reports until the workers are gone.
-pub async fn run(mut reports: UnboundedReceiver<Report>, front: Arc<Front>) {
+/// Takes reports until the workers are gone. `ended` is told of every session that is over.
+pub async fn run(mut reports: UnboundedReceiver<Report>, front: Arc<Front>, ended: impl Fn(SessionId) + Send) {
     while let Some(report) = reports.recv().await {
         let (at, what) = match report {
             Report::ConnClosed { session, conn, peer, reason, at } => {
@@ -23,6 +24,7 @@ pub async fn run(mut reports: UnboundedReceiver<Report>, front: Arc<Front>) {
             Report::Dropped { worker, reason, count, at } => (at, What::DropSample { worker, reason, count }),
             Report::SessionEnded { session, worker, reason, carried, at } => {
                 front.sessions.end(session);
+                ended(session);
                 front.workers[worker].sessions.fetch_sub(1, Relaxed);
                 let traffic = Traffic {
                     frames_in: carried.frames_in,

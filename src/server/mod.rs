@@ -174,7 +174,7 @@ impl Server {
         let gate = Arc::new(Gate::new(server.handshakes_max, server.connections_per_source_max));
         let mut tasks = JoinSet::new();
         if let Some(reports) = self.crew.take_reports() {
-            tasks.spawn(reports::run(reports, Arc::clone(&self.front)));
+            tasks.spawn(reports::run(reports, Arc::clone(&self.front), routers.session_ends()));
         }
         routers.serve(&mut tasks);
         let operator = Operator {

@@ -30,7 +30,7 @@ use crate::gateway::dhcp::settings::Reservation;
 use crate::gateway::dns::{DnsQuestion, DnsSettings};
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::hub::Profile;
-use crate::ids::{HubId, PortId};
+use crate::ids::{HubId, PortId, SessionId};
 use crate::lane::Lane;
 use crate::lane::any::AnyLaneIo;
 use crate::lane::filter::{LaneFilter, StaticPort};
@@ -421,6 +421,12 @@ impl Routers {
         if self.plans.iter().any(|plan| plan.nat.is_some()) {
             tasks.spawn(tell_host_addresses(self.reach.clone(), self.plans.clone()));
         }
+    }
+
+    /// Tells the gateways that a session is over: its addresses are nobody's until its member is back.
+    pub(super) fn session_ends(&self) -> impl Fn(SessionId) + Send + use<> {
+        let (reach, plans) = (self.reach.clone(), self.plans.clone());
+        move |session| plans.iter().for_each(|plan| reach.tell(plan.owner(), plan.hub, Order::SessionEnded(session)))
     }
 }
 

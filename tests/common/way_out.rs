@@ -283,7 +283,10 @@ impl<Io: StreamIo<Socket = MemSocket>> WayOut<Io> {
     /// What the members sent to the Internet, once the next hop has said which its card is.
     pub(crate) fn sent(&mut self) -> Vec<Sent> {
         let mut packets = Vec::new();
-        for _ in 0..2 {
+        // What members sent; what waited for the next hop's answer, on any worker.
+        for ms in [0, 110] {
+            self.turn();
+            self.run(ms);
             for (worker, frame, offload) in self.frames() {
                 let seen = Frame::new_checked(&frame).unwrap();
                 assert_eq!(seen.src(), DEVICE_CARD);
@@ -294,7 +297,6 @@ impl<Io: StreamIo<Socket = MemSocket>> WayOut<Io> {
                 assert_eq!(seen.dst(), NEXT_HOP_CARD);
                 packets.push(Sent { worker, packet: seen.payload().to_vec(), offload });
             }
-            self.run(100);
         }
         packets
     }
@@ -323,8 +325,13 @@ impl<Io: StreamIo<Socket = MemSocket>> WayOut<Io> {
 
     /// `packet` comes from the Internet by the end of `worker`.
     pub(crate) fn arrive(&mut self, worker: usize, packet: &[u8], offload: Offload) {
-        self.wires[worker].put(&framed(DEVICE_CARD, NEXT_HOP_CARD, packet), offload);
+        self.put(worker, packet, offload);
         self.turn();
+    }
+
+    /// The same, when the next turn comes.
+    pub(crate) fn put(&self, worker: usize, packet: &[u8], offload: Offload) {
+        self.wires[worker].put(&framed(DEVICE_CARD, NEXT_HOP_CARD, packet), offload);
     }
 
     /// Frames dropped since `before`, a list that this made.
