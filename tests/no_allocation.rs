@@ -67,7 +67,8 @@ impl Internet {
         Self { way, a, outside: [tcp, udp], round: 0 }
     }
 
-    /// The same as [`Path::allocations`]; `traffic` brings `packets` to the member or, by `sent` messages, to the wire.
+    /// The same as [`Path::allocations`], but time stands still, so that no timer comes in between; `traffic` brings
+    /// `packets` to the member or, by `sent` messages, to the wire.
     fn allocations(mut self, sent: usize, packets: usize, mut traffic: impl FnMut(&mut Self)) -> u64 {
         let mut allocations = 0;
         for round in 0..2 * ROUNDS {
@@ -79,7 +80,6 @@ impl Internet {
             if round >= ROUNDS {
                 allocations += measured.count_total;
             }
-            self.way.bench.now = self.way.bench.now + Duration::from_millis(1);
         }
         assert_eq!(self.way.drops(), []);
         allocations
