@@ -9,6 +9,12 @@ use crate::ids::{HubId, MemberId, SessionId};
 use crate::nat::Nat;
 use crate::tick::Tick;
 
+/// What to do with a gateway.
+pub type HostErrand = Box<dyn FnOnce(&mut Gateway, &mut Sink<'_>, Tick) + Send>;
+
+/// What to do with a worker's part of a NAT.
+pub type NatErrand = Box<dyn FnOnce(&mut Nat, Tick) + Send>;
+
 /// An order to a worker about the way out of a hub.
 pub enum Order {
     /// Records of the lease file up to this one are on disk. To the worker that has the gateway, as are the next three.
@@ -18,15 +24,17 @@ pub enum Order {
     /// A session ended.
     SessionEnded(SessionId),
     /// Look at the gateway, or change it.
-    Host(Box<dyn FnOnce(&mut Gateway, &mut Sink<'_>, Tick) + Send>),
+    Host(HostErrand),
     /// End everything that a member has in the NAT. To every worker, as is the next.
     EndMember(MemberId),
     /// Look at the NAT, or change it.
-    Nat(Box<dyn FnOnce(&mut Nat, Tick) + Send>),
+    Nat(NatErrand),
 }
 
 impl Fabric {
     /// Does what was ordered; nothing if the worker has no such part.
+    #[cold]
+    #[inline(never)]
     pub(in crate::worker) fn obey_order(&mut self, hub: HubId, order: Order, now: Tick) {
         match order {
             Order::Durable(record) => {
