@@ -33,8 +33,6 @@ pub enum Order {
 
 impl Fabric {
     /// Does what was ordered; nothing if the worker has no such part.
-    #[cold]
-    #[inline(never)]
     pub(in crate::worker) fn obey_order(&mut self, hub: HubId, order: Order, now: Tick) {
         match order {
             Order::Durable(record) => {
