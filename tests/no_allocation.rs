@@ -9,13 +9,18 @@
 
 mod common;
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use allocation_counter::{measure, opt_out};
 use common::enclosed::{Enclosed, Enclosure};
+use common::packets::{Segment, datagram};
+use common::way_out::{EXTERNAL, SERVER, Setup, Station, WayOut, card};
 use common::{Bench, Login, Member, broadcast, frame};
 use hublane::tls::aead::AeadBackend;
 use hublane::tls::keys::Suite;
+use hublane::wire::offload::{L4Checksum, Offload};
+use hublane::wire::tcp::{FLAG_ACK, FLAG_SYN};
 
 /// Where allocations do not count.
 struct Uncounted;
@@ -34,6 +39,75 @@ struct Path {
     a: Member,
     b: Member,
     c: Member,
+}
+
+/// A member with a TCP connection and a UDP mapping to the Internet. With two workers he is on the second one, and his
+/// address and the gateway belong to the first.
+struct Internet {
+    way: WayOut<Enclosed<Uncounted>>,
+    a: Station,
+    /// As whom the server sees connection and mapping.
+    outside: [SocketAddrV4; 2],
+    round: u32,
+}
+
+impl Internet {
+    fn new(workers: usize) -> Self {
+        let reserved = vec![(card(1), Ipv4Addr::new(100, 64, 3, 2))];
+        let mut way = WayOut::with(Setup { reserved, ..Setup::new(workers) }, Enclosed::new);
+        let mut a = way.booted(1, workers - 1);
+        a.send(&Segment { flags: FLAG_SYN, ..Segment::default() }.packet(a.at(6000), SERVER));
+        let tcp = way.one_sent().1.from;
+        let answer = Segment { flags: FLAG_SYN | FLAG_ACK, ..Segment::default() }.packet(SERVER, tcp);
+        way.arrive(0, &answer, Offload::NONE);
+        a.send(&datagram(a.at(7000), SERVER, b""));
+        let udp = way.one_sent().1.from;
+        assert_eq!([*tcp.ip(), *udp.ip()], [EXTERNAL; 2]);
+        a.packets();
+        Self { way, a, outside: [tcp, udp], round: 0 }
+    }
+
+    /// The same as [`Path::allocations`], but time stands still, so that no timer comes in between; `traffic` brings
+    /// `packets` to the member or, by `sent` messages, to the wire.
+    fn allocations(mut self, sent: usize, packets: usize, mut traffic: impl FnMut(&mut Self)) -> u64 {
+        let mut allocations = 0;
+        for round in 0..2 * ROUNDS {
+            self.round = round;
+            traffic(&mut self);
+            let measured = measure(|| self.way.bench.turn());
+            let came = (self.way.frames().len(), self.a.packets().len());
+            assert_eq!(came, (sent, packets), "round {round}");
+            if round >= ROUNDS {
+                allocations += measured.count_total;
+            }
+        }
+        assert_eq!(self.way.drops(), []);
+        allocations
+    }
+
+    /// Twenty segments of the connection, one behind the other, and some datagrams.
+    fn upload(&mut self) {
+        for n in 0..20 {
+            let seq = (self.round * 20 + n) * 1448;
+            let segment = Segment { seq, flags: FLAG_ACK, data: &[5; 1448], ..Segment::default() };
+            self.a.send(&segment.packet(self.a.at(6000), SERVER));
+        }
+        for len in LENS.iter().filter(|len| **len <= 1400) {
+            self.a.send(&datagram(self.a.at(7000), SERVER, &vec![7; *len]));
+        }
+    }
+
+    /// A super-packet of twenty segments and some datagrams, half of them by the end of another worker.
+    fn download(&mut self) {
+        let seq = self.round * 20 * 1448;
+        let segment = Segment { seq, flags: FLAG_ACK, data: &[5; 20 * 1448], ..Segment::default() };
+        let wires = self.way.wires.len();
+        let offload = Offload { checksum: L4Checksum::Partial, segment_bytes: 1448 };
+        self.way.put(self.round as usize % wires, &segment.unfinished(SERVER, self.outside[0]), offload);
+        for (n, len) in LENS.iter().filter(|len| **len <= 1400).enumerate() {
+            self.way.put(n % wires, &datagram(SERVER, self.outside[1], &vec![7; *len]), Offload::NONE);
+        }
+    }
 }
 
 const ROUNDS: u32 = 60;
@@ -168,4 +242,19 @@ fn blocks_cut_between_records() {
         path.a.send_stream(&stream, 1_000);
     });
     assert_eq!(allocations, 0);
+}
+
+#[test]
+fn to_the_internet() {
+    for workers in [1, 2] {
+        // The segments as one message.
+        assert_eq!(Internet::new(workers).allocations(1 + 4, 0, Internet::upload), 0, "{workers} workers");
+    }
+}
+
+#[test]
+fn from_the_internet() {
+    for workers in [1, 2] {
+        assert_eq!(Internet::new(workers).allocations(0, 20 + 4, Internet::download), 0, "{workers} workers");
+    }
 }

@@ -101,7 +101,7 @@ def write(path, machine, pieces):
 
 def aead_found(pieces):
     """Whether the AEAD was left out where it must occur: else its name has changed."""
-    good = all(piece.aead > 0 for piece in pieces if piece.name.startswith(("record", "switch", "flood")))
+    good = all(piece.aead > 0 for piece in pieces if piece.name.startswith(("record", "switch", "flood", "nat")))
     if not good:
         print(f"FAIL: the AEAD was not found by its name, {AEAD.pattern}")
     return good

@@ -133,14 +133,26 @@ fn switch(
             None => unknown_scope(shared, settings.bits)?,
         }
     };
+    flood(shared, view, FrameMeta { scope, ..meta }, settings.floods_per_sec, now)
+}
+
+/// 5. flood
+#[inline(never)]
+fn flood(
+    shared: &HubShared,
+    view: &mut HubView,
+    meta: FrameMeta,
+    floods_per_sec: u32,
+    now: Tick,
+) -> Result<Verdict, DropReason> {
+    let FrameMeta { ingress: port, bits, scope, kinds, .. } = meta;
+    let quiet = bits.has(PortBits::QUIET);
     let asks_host = quiet && scope == Scope::All && kinds.is_some_and(|kinds| kinds.intersects(ASKS_HOST));
     let scope = if asks_host && shared.has_host() { Scope::Hosts } else { scope };
-
-    // 5. flood
     if quiet && kinds.is_some_and(|kinds| kinds.intersects(Kinds::CHATTER)) {
         return Err(DropReason::HubChatter);
     }
-    if view.own(port).is_some_and(|own| !own.storm.allow(settings.floods_per_sec, now)) {
+    if view.own(port).is_some_and(|own| !own.storm.allow(floods_per_sec, now)) {
         return Err(DropReason::HubStorm);
     }
     Ok(Verdict::Flood(FrameMeta { scope, ..meta }))

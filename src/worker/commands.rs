@@ -18,7 +18,17 @@ use crate::tunnel::link::Link;
 const COMMANDS_PER_TURN: usize = 32;
 
 impl<Io: StreamIo> Worker<Io> {
+    #[inline]
     pub(super) fn obey(&mut self) {
+        if !self.commands.is_empty() {
+            self.obey_some();
+        }
+    }
+
+    /// Aside of the turn, so that nothing of it is worked on where there is no command.
+    #[cold]
+    #[inline(never)]
+    fn obey_some(&mut self) {
         for _ in 0..COMMANDS_PER_TURN {
             let Ok(command) = self.commands.try_recv() else { return };
             match command {

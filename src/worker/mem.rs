@@ -112,6 +112,7 @@ pub struct MemIo {
     /// Where the next turn begins: always with the first, few buffers would serve the first sockets only.
     first: u32,
     waker: Waker,
+    watched: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -132,7 +133,7 @@ impl MemIo {
     /// A back end with `buffers` receive buffers of `buffer_bytes` each, watched by `waker`.
     pub fn new(buffers: usize, buffer_bytes: usize, waker: Waker) -> Self {
         let buffers = (0..buffers).map(|_| BufState { bytes: vec![0; buffer_bytes], lent: false }).collect();
-        Self { slots: Vec::new(), completions: VecDeque::new(), buffers, first: 0, waker }
+        Self { slots: Vec::new(), completions: VecDeque::new(), buffers, first: 0, waker, watched: Vec::new() }
     }
 
     fn find(&mut self, key: ConnKey) -> Option<&mut Slot> {
@@ -202,8 +203,10 @@ impl StreamIo for MemIo {
         Ok(())
     }
 
-    /// Devices in memory are looked at in every turn: there is nothing to watch.
-    fn watch(&mut self, _watch: u8, _device: OwnedFd) -> io::Result<()> {
+    /// May be said of a device at any time: each is ready in every turn.
+    fn watch(&mut self, watch: u8, _device: OwnedFd) -> io::Result<()> {
+        self.watched.retain(|other| *other != watch);
+        self.watched.push(watch);
         Ok(())
     }
 
@@ -238,6 +241,7 @@ impl StreamIo for MemIo {
         if self.waker.drain() {
             self.completions.push_back(Completion::Woken);
         }
+        self.completions.extend(self.watched.iter().map(|watch| Completion::Ready { watch: *watch }));
         let count = u32::try_from(self.slots.len()).expect("keys have 32 bits");
         self.first = (self.first + 1) % count.max(1);
         for key in (self.first..count).chain(0..self.first).map(ConnKey) {

@@ -5,6 +5,8 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub(crate) mod enclosed;
+pub(crate) mod packets;
+pub(crate) mod way_out;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +28,12 @@ use hublane::tunnel::link::{FrameSink, Link, LinkSettings, Pools, Pushed, Scratc
 use hublane::worker::exchange::mesh;
 use hublane::worker::io::{StreamIo, Wait};
 use hublane::worker::mem::{MemIo, MemPeer, MemSocket, pipe};
+use hublane::worker::router::RouterSeed;
 use hublane::worker::seeds::{Command, ConnSeed, Report, SessionSeed};
 use hublane::worker::{Ties, Worker, WorkerSettings};
+
+/// When a bench begins.
+pub(crate) const START: Tick = Tick::from_ms(1_000);
 
 /// Silence after which a session ends.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
@@ -55,11 +61,21 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
     /// The same; workers that wake too often pause for `gather`.
     pub(crate) fn gathering(workers: usize, gather: Duration, wrap: impl Fn(MemIo) -> Io) -> Self {
         let hub = Arc::new(HubShared::new(HubSettings::default(), workers));
+        Self::routing(hub, (0..workers).map(|_| Vec::new()).collect(), gather, wrap)
+    }
+
+    /// As many workers as there are `routers`, with their parts in the way out of `hub`.
+    pub(crate) fn routing(
+        hub: Arc<HubShared>,
+        routers: Vec<Vec<RouterSeed>>,
+        gather: Duration,
+        wrap: impl Fn(MemIo) -> Io,
+    ) -> Self {
         let hubs: Arc<[_]> = Arc::new([hub]);
         let (report, reports) = unbounded();
-        let now = Tick::from_ms(1_000);
+        let now = START;
         let mut bench = Self { workers: Vec::new(), commands: Vec::new(), reports, now };
-        for (index, mailbox) in mesh(workers, 1 << 16).into_iter().enumerate() {
+        for ((index, mailbox), routers) in mesh(routers.len(), 1 << 16).into_iter().enumerate().zip(routers) {
             let (command, commands) = unbounded();
             let report = report.clone();
             let ties = Ties {
@@ -67,7 +83,7 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
                 mailbox,
                 wakers: Arc::new([]),
                 hubs: Arc::clone(&hubs),
-                routers: Vec::new(),
+                routers,
                 commands,
                 reports: Box::new(move |what| report.send(what).unwrap()),
                 counters: Arc::new(Counters::default()),
@@ -95,18 +111,12 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
 
     /// What a login would hand to a worker, and the member who logged in.
     pub(crate) fn login(&self, number: u64, login: &Login) -> (Box<SessionSeed>, Box<ConnSeed<MemSocket>>, Member) {
-        let Login { suite, backend, compress, queue_depth, prepare } = *login;
+        let Login { suite, backend, compress, queue_depth, prepare, member, port } = *login;
         let settings = LinkSettings { timeout: TIMEOUT, compress, queue_depth, seed: number };
         let (mut server, client) = connected_pair(suite, backend);
         prepare(&mut server);
         let (socket, peer) = pipe();
-        let session = SessionSeed {
-            session: SessionId(number),
-            member: MemberId(1),
-            hub: HubId(0),
-            port: PortSettings::OPEN,
-            link: settings.clone(),
-        };
+        let session = SessionSeed { session: SessionId(number), member, hub: HubId(0), port, link: settings.clone() };
         let conn = ConnSeed {
             id: ConnId(number),
             peer: SocketAddr::from(([192, 0, 2, 1], 40_000)),
@@ -166,12 +176,15 @@ pub(crate) struct Login {
     pub(crate) queue_depth: usize,
     /// Changes the worker's TLS side before the worker gets it.
     pub(crate) prepare: fn(&mut RecordLayer),
+    pub(crate) member: MemberId,
+    pub(crate) port: PortSettings,
 }
 
 impl Default for Login {
     fn default() -> Self {
         let (suite, backend) = (Suite::Tls13Aes128GcmSha256, AeadBackend::AwsLc);
-        Self { suite, backend, compress: false, queue_depth: 64, prepare: |_| {} }
+        let (member, port) = (MemberId(1), PortSettings::OPEN);
+        Self { suite, backend, compress: false, queue_depth: 64, prepare: |_| {}, member, port }
     }
 }
 

@@ -13,6 +13,7 @@ mod common;
 mod fixture;
 mod layers;
 mod self_test;
+mod way_out;
 mod workers;
 
 use std::process::ExitCode;
@@ -106,6 +107,30 @@ const PIECES: &[Entry] = &[
         (256, 20),
         || Box::new(workers::Flood::new(64, 32, 8)),
         "a copy of a flooded frame of 64 bytes to each of 32 members, 8 frames a turn",
+    ),
+    entry(
+        "nat-out-64",
+        (200, 50),
+        || Box::new(way_out::Out::datagrams(200)),
+        "a datagram in a frame of 64 bytes from a member through the NAT to the lane, 200 a turn",
+    ),
+    entry(
+        "nat-out-1400",
+        (33, 100),
+        || Box::new(way_out::Out::segments(33)),
+        "a TCP segment in a frame of 1400 bytes from a member through the NAT into a super-packet, 33 a turn",
+    ),
+    entry(
+        "nat-in-64",
+        (200, 50),
+        || Box::new(way_out::In::datagrams(200)),
+        "a datagram in a frame of 64 bytes from the lane through the NAT to a member, 200 a turn",
+    ),
+    entry(
+        "nat-in-1400",
+        (33, 100),
+        || Box::new(way_out::In::segments(33)),
+        "a TCP segment in a frame of 1400 bytes from a super-packet through the NAT to a member, 33 a turn",
     ),
     entry("self-test", (1, 50), || Box::new(self_test::Forbidden::default()), ""),
 ];

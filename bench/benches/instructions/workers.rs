@@ -11,7 +11,7 @@ use super::common::{Bench, Login, Member};
 use super::fixture::{BROADCAST, RECORD_PLAIN_MAX, batch, frame, frames_per_record, station};
 
 /// Where work does not count.
-struct Uncounted;
+pub(crate) struct Uncounted;
 
 impl Enclosure for Uncounted {
     #[inline(always)]

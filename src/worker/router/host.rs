@@ -90,9 +90,10 @@ impl Host {
     /// Records up to `record` are on disk: what waited for them goes out.
     pub(super) fn durable(&mut self, record: u64, plan: &RouterPlan, fabric: &mut Fabric, now: Tick) {
         self.side.durable = self.side.durable.max(record);
-        while let Some(held) = self.side.held.pop_front_if(|held| held.record <= record) {
+        while self.side.held.front().is_some_and(|held| held.record <= record) {
+            let Some(held) = self.side.held.pop_front() else { return };
             if let Some(frame) = Frame::new_checked(&held.frame) {
-                fabric.from_host(plan, held.to, frame, now);
+                fabric.bring(plan, held.to, frame, now);
             }
         }
     }
@@ -117,7 +118,7 @@ impl Sink<'_> {
 impl GatewaySink for Sink<'_> {
     fn reply(&mut self, to: PortId, frame: &[u8]) {
         if let Some(frame) = Frame::new_checked(frame) {
-            self.fabric.from_host(self.plan, to, frame, self.now);
+            self.fabric.bring(self.plan, to, frame, self.now);
         }
     }
 

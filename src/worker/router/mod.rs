@@ -87,6 +87,8 @@ pub struct Router {
     claim_told: Tick,
     /// A packet on its way through the NAT: received frames are not written to.
     scratch: Box<[u8; FRAME_BYTES_MAX]>,
+    /// A frame on its way to a member or another worker.
+    frame: Box<[u8; FRAME_BYTES_MAX]>,
 }
 
 impl Router {
@@ -101,6 +103,7 @@ impl Router {
             events,
             claim_told: Tick::default(),
             scratch: Box::new([0; FRAME_BYTES_MAX]),
+            frame: Box::new([0; FRAME_BYTES_MAX]),
         }
     }
 }
@@ -204,7 +207,7 @@ impl Fabric {
     }
 
     /// Brings a frame from the gateway to one member.
-    pub(super) fn from_host(&mut self, plan: &RouterPlan, to: PortId, frame: Frame<'_>, now: Tick) {
+    pub(super) fn bring(&mut self, plan: &RouterPlan, to: PortId, frame: Frame<'_>, now: Tick) {
         let meta = plan.meta(Scope::Unicast);
         if to.worker() == self.index {
             if !self.ports.is_out(to) {

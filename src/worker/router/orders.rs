@@ -12,6 +12,12 @@ use crate::ids::{HubId, MemberId};
 use crate::nat::Nat;
 use crate::tick::Tick;
 
+/// What to do with a gateway.
+pub type HostErrand = Box<dyn FnOnce(&mut Gateway, &mut Sink<'_>, Tick) + Send>;
+
+/// What to do with a worker's part of a NAT.
+pub type NatErrand = Box<dyn FnOnce(&mut Nat, Tick) + Send>;
+
 /// An order to a worker about the way out of a hub.
 pub enum Order {
     /// Records of the lease file up to this one are on disk. To the worker that has the gateway, as are the next two.
@@ -19,7 +25,7 @@ pub enum Order {
     /// A question to the upstreams came back.
     Answered(DnsAnswer),
     /// Look at the gateway, or change it.
-    Host(Box<dyn FnOnce(&mut Gateway, &mut Sink<'_>, Tick) + Send>),
+    Host(HostErrand),
     /// End everything that a member has in the NAT. To every worker.
     EndMember(MemberId),
     /// End what a member has in the NAT under an inside address. To the worker that owns the address.
@@ -27,7 +33,7 @@ pub enum Order {
     /// Tell about gateway, NAT and lane.
     Inspect(Box<dyn FnOnce(RouterView) + Send>),
     /// Look at the NAT, or change it. To every worker.
-    Nat(Box<dyn FnOnce(&mut Nat, Tick) + Send>),
+    Nat(NatErrand),
 }
 
 impl Fabric {

@@ -12,6 +12,7 @@ use super::orders::Order;
 use super::plan::RouterPlan;
 use super::view::RouterView;
 use super::*;
+use crate::gateway::arp::ArpGuard;
 use crate::gateway::bindings::{Binding, Bindings};
 use crate::gateway::dhcp::DhcpSettings;
 use crate::gateway::{Gateway, GatewaySettings};
@@ -62,13 +63,15 @@ impl Rig {
         let hubs: Arc<[_]> = Arc::new([Arc::new(HubShared::new(HubSettings::default(), 2))]);
         let settings = NatSettings::new(2, Prefix::new(GATEWAY, 16), GATEWAY, vec![Prefix::new(PUBLIC, 32)]);
         let nat_plan = Arc::new(NatPlan::new(settings).unwrap());
+        let bindings = Arc::new(Bindings::new(Ipv4Addr::new(100, 64, 0, 0), 1 << 16));
         let plan = Arc::new(RouterPlan {
             hub: HUB,
             port: PortId::new(0, 0, 0),
             mac: GATEWAY_MAC,
             address: GATEWAY,
             broadcast: Ipv4Addr::new(100, 64, 255, 255),
-            bindings: Arc::new(Bindings::new(Ipv4Addr::new(100, 64, 0, 0), 1 << 16)),
+            guard: ArpGuard { mac: GATEWAY_MAC, address: GATEWAY, bindings: Arc::clone(&bindings) },
+            bindings,
             departures: Departures::default(),
             nat: Some(Arc::clone(&nat_plan)),
         });

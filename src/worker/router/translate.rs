@@ -65,6 +65,8 @@ struct Towards<'a> {
     exit: Exit<'a>,
     hairpins: &'a mut Packets,
     events: &'a EventSink,
+    /// Where a frame is put together.
+    frame: &'a mut [u8; FRAME_BYTES_MAX],
     fabric: &'a mut Fabric,
     now: Tick,
 }
@@ -89,16 +91,9 @@ impl NatSink for Towards<'_> {
     fn deliver(&mut self, inside: Ipv4Addr, packet: &mut [u8], offload: Offload) {
         let Some(binding) = self.plan.bindings.of(inside) else { return self.dropped(DropReason::NatNoMember) };
         let (plan, now) = (self.plan, self.now);
-        let mut bytes = [0; FRAME_BYTES_MAX];
-        bytes[..HEADER_BYTES].copy_from_slice(&header(binding.mac, plan.mac));
-        let mut place = |packet: &[u8]| {
-            let Some(room) = bytes.get_mut(HEADER_BYTES..HEADER_BYTES + packet.len()) else {
-                return self.fabric.counters.drop_frame(DropReason::FrameTooLong);
-            };
-            room.copy_from_slice(packet);
-            if let Some(frame) = Frame::new_checked(&bytes[..HEADER_BYTES + packet.len()]) {
-                self.fabric.from_host(plan, binding.port, frame, now);
-            }
+        let mut place = |packet: &[u8]| match framed(self.frame, header(binding.mac, plan.mac), packet) {
+            Some(frame) => self.fabric.bring(plan, binding.port, frame, now),
+            None => self.fabric.counters.drop_frame(DropReason::FrameTooLong),
         };
         if offload == Offload::NONE {
             place(packet);
@@ -108,7 +103,7 @@ impl NatSink for Towards<'_> {
     }
 
     fn hand_over(&mut self, worker: usize, packet: &mut [u8]) {
-        hand_over(self.fabric, self.plan, worker, packet);
+        hand_over(self.fabric, self.plan, worker, packet, self.frame);
     }
 
     fn dropped(&mut self, reason: DropReason) {
@@ -121,16 +116,21 @@ impl NatSink for Towards<'_> {
 }
 
 /// Sends a whole packet from outside to the worker that owns its public port.
-fn hand_over(fabric: &mut Fabric, plan: &RouterPlan, worker: usize, packet: &[u8]) {
-    let mut bytes = [0; FRAME_BYTES_MAX];
-    bytes[..HEADER_BYTES].copy_from_slice(&header(Mac::from_bits(0), Mac::from_bits(0)));
-    let end = HEADER_BYTES + packet.len();
-    let Some(room) = bytes.get_mut(HEADER_BYTES..end) else {
+fn hand_over(fabric: &mut Fabric, plan: &RouterPlan, worker: usize, packet: &[u8], room: &mut [u8; FRAME_BYTES_MAX]) {
+    let Some(frame) = framed(room, header(Mac::from_bits(0), Mac::from_bits(0)), packet) else {
         return fabric.counters.drop_frame(DropReason::FrameTooLong);
     };
-    room.copy_from_slice(packet);
     let parcel = Parcel { hub: plan.hub, to: Dest::Inbound, meta: plan.meta(Scope::Unicast) };
-    fabric.hand_over(worker, parcel, &bytes[..end]);
+    fabric.hand_over(worker, parcel, frame.bytes());
+}
+
+/// `packet` behind `header` in `room`; `None` if it is too long for a frame.
+#[inline]
+fn framed<'r>(room: &'r mut [u8; FRAME_BYTES_MAX], header: [u8; HEADER_BYTES], packet: &[u8]) -> Option<Frame<'r>> {
+    let (front, rest) = room.split_first_chunk_mut()?;
+    *front = header;
+    rest.get_mut(..packet.len())?.copy_from_slice(packet);
+    Frame::new_checked(&room[..HEADER_BYTES + packet.len()])
 }
 
 /// An Ethernet header for IPv4.
@@ -142,7 +142,7 @@ fn header(dst: Mac, src: Mac) -> [u8; HEADER_BYTES] {
     header
 }
 
-/// The parts of an router through which a packet goes; `None` without a NAT.
+/// The parts of a router through which a packet goes; `None` without a NAT.
 struct Way<'a> {
     nat: &'a mut Nat,
     nat_plan: &'a NatPlan,
@@ -151,9 +151,9 @@ struct Way<'a> {
 
 impl Router {
     fn way<'a>(&'a mut self, fabric: &'a mut Fabric, now: Tick) -> Option<(Way<'a>, &'a mut [u8; FRAME_BYTES_MAX])> {
-        let Self { plan, nat, lane, hairpins, events, scratch, .. } = self;
+        let Self { plan, nat, lane, hairpins, events, scratch, frame, .. } = self;
         let exit = lane.lane.as_mut().map_or(Exit::None, Exit::Lane);
-        let towards = Towards { plan, exit, hairpins, events, fabric, now };
+        let towards = Towards { plan, exit, hairpins, events, frame, fabric, now };
         Some((Way { nat: nat.as_mut()?, nat_plan: plan.nat.as_deref()?, towards }, scratch))
     }
 }
@@ -162,14 +162,14 @@ impl Way<'_> {
     /// A packet from outside, or one that a member sent to a public address of ours.
     #[inline]
     fn inbound(&mut self, packet: &mut [u8], offload: Offload) {
-        let Towards { plan, ref mut fabric, now, .. } = self.towards;
+        let Towards { plan, ref mut fabric, ref mut frame, now, .. } = self.towards;
         match self.nat_plan.owner_of_packet(packet) {
             Some(owner) if owner == fabric.index => self.nat.inbound(packet, offload, now, &mut self.towards),
-            Some(owner) if offload == Offload::NONE => hand_over(fabric, plan, owner, packet),
+            Some(owner) if offload == Offload::NONE => hand_over(fabric, plan, owner, packet, frame),
             // A mailbox carries frames as they travel on a wire.
             Some(owner) => {
-                let pieces = cut(packet, offload, INSIDE_MTU, &mut |packet| hand_over(fabric, plan, owner, packet));
-                if pieces == 0 {
+                let mut send = |packet: &[u8]| hand_over(fabric, plan, owner, packet, frame);
+                if cut(packet, offload, INSIDE_MTU, &mut send) == 0 {
                     self.towards.dropped(DropReason::GatewayMalformed);
                 }
             }
@@ -251,8 +251,8 @@ impl Fabric {
             if let Some(lane) = &mut router.lane.lane {
                 let polled = lane.poll(now);
                 router.lane.is_new |= polled.fd_changed;
-                // Nobody tells of a device that the worker does not watch.
-                router.lane.ready |= polled.fd_changed;
+                // Nobody tells of a device that the worker does not watch, or could not.
+                router.lane.ready = true;
                 lane_counts::add(&fabric.counters, &router.lane.counted, lane.stats());
                 router.lane.counted = *lane.stats();
             }
@@ -270,11 +270,12 @@ impl Router {
     }
 
     fn receive(&mut self, fabric: &mut Fabric, now: Tick) -> usize {
-        let Self { plan, nat, lane: LaneSide { lane, ready, .. }, hairpins, events, .. } = self;
+        let Self { plan, nat, lane: LaneSide { lane, ready, .. }, hairpins, events, frame, .. } = self;
         *ready = false;
         let (Some(lane), Some(nat), Some(nat_plan)) = (lane, nat, plan.nat.as_deref()) else { return 0 };
         let received = lane.receive(PACKETS_PER_TURN, now, &mut |outlet, packet, offload| {
-            let towards = Towards { plan, exit: Exit::Outlet(outlet), hairpins, events, fabric, now };
+            let exit = Exit::Outlet(outlet);
+            let towards = Towards { plan, exit, hairpins, events, frame, fabric, now };
             let mut way = Way { nat, nat_plan, towards };
             way.inbound(packet, offload);
             way.turn_round();
