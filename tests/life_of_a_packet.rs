@@ -328,6 +328,8 @@ fn a_member_goes_on_without_asking() {
             let before = way.one_sent().1.from;
             if was_ended {
                 way.logout(&a);
+                // Until the gateway looks who has gone.
+                way.run(200);
                 way.arrive(0, &datagram(SERVER, before, b"too late"), Offload::NONE);
                 assert_eq!(way.drops(), [(DropReason::NatNoMember, 1)], "{layout:?}");
             } else {
