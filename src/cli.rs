@@ -130,7 +130,7 @@ impl ServeArgs {
 
     /// The control socket: as typed, else in the state directory.
     pub fn control_socket(&self) -> PathBuf {
-        self.control_socket.clone().unwrap_or_else(|| state::control_socket(&self.state_dir()))
+        self.control_socket.clone().unwrap_or_else(|| state::default_control_socket(&self.state_dir()))
     }
 }
 
@@ -183,7 +183,7 @@ pub enum UserCommand {
 pub struct BlockArgs {
     /// Name of the user; case does not count.
     pub name: String,
-    /// Socket of the server [default: control.sock in --state].
+    /// Socket of the server [default: the one that the server of --state has].
     #[arg(long, value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
 }
@@ -302,7 +302,7 @@ pub struct AskArgs {
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
-    /// Socket of the server [default: control.sock in --state].
+    /// Socket of the server [default: the one that the server of --state has].
     #[arg(long, value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
     /// State directory of the server [default: as for serve].
@@ -311,7 +311,7 @@ pub struct AskArgs {
 }
 
 impl AskArgs {
-    /// The control socket: as typed, else in the state directory.
+    /// The control socket: as typed, else as the server of the state directory has noted.
     pub fn control_socket(&self) -> PathBuf {
         let state = || self.state.clone().unwrap_or_else(state::default_path);
         self.control_socket.clone().unwrap_or_else(|| state::control_socket(&state()))

@@ -126,7 +126,8 @@ pub fn check(config: &Config, paths: &Paths) -> Result<(), ServerError> {
 /// # Errors
 /// If it cannot start, or a worker failed.
 pub fn run(config: Config, origin: Origin, paths: &Paths) -> Result<(), ServerError> {
-    let state = StateDir::open(&paths.state)?;
+    let mut state = StateDir::open(&paths.state)?;
+    state.note_socket(&paths.control_socket)?;
     let mut prepared = first_start::prepare(&state, &config)?;
     let tls = Arc::new(tls_setup::server_config(prepared.certificates.take(), config.server.tls_versions)?);
     forbid_core_dumps().map_err(while_doing("forbid core dumps"))?;

@@ -10,8 +10,10 @@ pub mod first_start;
 pub mod leases;
 pub mod secrets;
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -47,7 +49,7 @@ impl StateError {
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl StateDir {
@@ -57,14 +59,14 @@ impl StateDir {
     /// When another server holds it, or it cannot be used, or others may write to it.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         make_dir(path)?;
-        let lock_path = path.join("lock");
+        let lock_path = path.join(LOCK);
         let file = lock_file(&lock_path)?;
         let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, errno)| {
             if errno == Errno::EWOULDBLOCK {
                 let mut owner = String::new();
                 // The note is for people; without it the message only says less.
                 let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut owner);
-                let owner: String = owner.chars().filter(char::is_ascii_digit).collect();
+                let owner: String = owner.chars().take_while(char::is_ascii_digit).collect();
                 let what = format!("another server (process {owner}) uses this directory");
                 return StateError::new(
                     path,
@@ -74,10 +76,17 @@ impl StateDir {
             }
             StateError::io(&lock_path, "lock", &errno.into())
         })?;
-        let note = format!("{}\n", std::process::id());
-        let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(note.as_bytes()));
-        written.map_err(|error| StateError::io(&lock_path, "write", &error))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        write_note(&mut lock, Path::new("")).map_err(|error| StateError::io(&lock_path, "write", &error))?;
+        Ok(Self { path: path.to_owned(), lock })
+    }
+
+    /// Notes where this server answers, for [`control_socket`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note_socket(&mut self, socket: &Path) -> Result<(), StateError> {
+        let written = std::path::absolute(socket).and_then(|socket| write_note(&mut self.lock, &socket));
+        written.map_err(|error| StateError::io(&self.path.join(LOCK), "write", &error))
     }
 
     /// Where it is.
@@ -96,9 +105,26 @@ pub fn default_path() -> PathBuf {
     home.unwrap_or_else(|| PathBuf::from(".")).join("hublane")
 }
 
-/// Socket of the server that uses `state`.
-pub fn control_socket(state: &Path) -> PathBuf {
+/// Socket of a server that uses `state`, unless it is told otherwise.
+pub fn default_control_socket(state: &Path) -> PathBuf {
     state.join("control.sock")
+}
+
+/// Socket of the server that uses `state`, as it noted, or of the one that did so last.
+pub fn control_socket(state: &Path) -> PathBuf {
+    let note = std::fs::read(state.join(LOCK)).unwrap_or_default();
+    match note.split(|byte| *byte == b'\n').nth(1) {
+        None | Some([]) => default_control_socket(state),
+        Some(socket) => PathBuf::from(OsStr::from_bytes(socket)),
+    }
+}
+
+/// A line for people, a line for [`control_socket`].
+fn write_note(lock: &mut File, socket: &Path) -> std::io::Result<()> {
+    let process = format!("{}\n", std::process::id());
+    lock.set_len(0)?;
+    lock.rewind()?;
+    lock.write_all(&[process.as_bytes(), socket.as_os_str().as_bytes(), b"\n"].concat())
 }
 
 /// Makes `path` (mode 0700) with its parents if it is not there; refuses one that others may write to.
@@ -118,6 +144,9 @@ fn lock_file(path: &Path) -> Result<File, StateError> {
     opened.map_err(|error| StateError::io(path, "open", &error))
 }
 
+/// File that whoever uses the directory holds locked.
+const LOCK: &str = "lock";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +163,19 @@ mod tests {
         assert!(error.hint.contains("--state"), "{error}");
         drop(first);
         assert_eq!(StateDir::open(&path).unwrap().path(), path);
+    }
+
+    #[test]
+    fn a_socket_elsewhere_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("7");
+        assert_eq!(control_socket(&path), path.join("control.sock"));
+        let mut state = StateDir::open(&path).unwrap();
+        assert_eq!(control_socket(&path), path.join("control.sock"));
+        state.note_socket(Path::new("/run/x 1.sock")).unwrap();
+        assert_eq!(control_socket(&path), Path::new("/run/x 1.sock"));
+        let error = StateDir::open(&path).unwrap_err();
+        assert!(error.what.contains(&format!("another server (process {})", std::process::id())), "{error}");
     }
 
     #[test]

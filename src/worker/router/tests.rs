@@ -1,7 +1,7 @@
 //! Two workers without sockets, and a hub whose gateway is on the first: what passes between gateway, NAT and ports.
 #![forbid(unsafe_code)]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::lane::mem::{MemWire, wire};
 use crate::lane::uplink::{Ownership, Shared, UplinkSettings};
 use crate::lane::{Lane, Link as LaneLink};
 use crate::metrics::counters::Counters;
-use crate::nat::{NatFilter, NatPlan, NatSettings, Prefix};
+use crate::nat::{NatFilter, NatPlan, NatSettings, Prefix, Proto};
 use crate::tunnel::link::{Link, LinkSettings};
 use crate::wire::dhcp::{BOOTREQUEST, CLIENT_PORT, FIXED_BYTES, MAGIC_COOKIE, SERVER_PORT};
 use crate::wire::ethernet::Mac;
@@ -238,6 +238,17 @@ impl Rig {
         self.frame(port, &framed(mac, GATEWAY_MAC, (address, 4000), (SERVER, 53), b"?"));
     }
 
+    /// What becomes of a datagram from `remote` to the public port `port`.
+    fn verdict(&mut self, worker: usize, port: u16, remote: SocketAddrV4) -> Result<(), DropReason> {
+        let said = Arc::new(Mutex::new(Ok(())));
+        let slot = Arc::clone(&said);
+        let external = SocketAddrV4::new(PUBLIC, port);
+        let order =
+            Order::Nat(Box::new(move |nat, _| *slot.lock().unwrap() = nat.verdict(Proto::Udp, external, remote)));
+        self.fabrics[worker].obey_order(HUB, order, self.now);
+        *said.lock().unwrap()
+    }
+
     fn view(&mut self, worker: usize) -> RouterView {
         let said = Arc::new(Mutex::new(RouterView::default()));
         let slot = Arc::clone(&said);
@@ -317,6 +328,40 @@ fn mappings_of_the_next_holder_stay() {
     assert_eq!(rig.mapped(1), [MemberId(5)]);
     rig.fabrics[1].obey_order(HUB, Order::EndAddress(address, MemberId(5)), rig.now);
     assert_eq!(rig.mapped(1), []);
+}
+
+#[test]
+fn a_verdict_is_what_happens_to_the_packet() {
+    let mut rig = Rig::new();
+    let port = rig.open(1, 1, 5);
+    let address = rig.lease(port, card(1));
+    rig.send_out(port, card(1), address);
+    let said = Arc::new(Mutex::new(0));
+    let slot = Arc::clone(&said);
+    let look = Order::Nat(Box::new(move |nat, now| {
+        *slot.lock().unwrap() = nat.list(&NatFilter::default(), 1, now)[0].translation.external.port();
+    }));
+    rig.fabrics[1].obey_order(HUB, look, rig.now);
+    let external = *said.lock().unwrap();
+    let stranger = Ipv4Addr::new(9, 9, 9, 9);
+    for (port, remote, want) in [
+        (external, SocketAddrV4::new(SERVER, 53), Ok(())),
+        (external, SocketAddrV4::new(SERVER, 54), Ok(())),
+        (external, SocketAddrV4::new(stranger, 53), Err(DropReason::NatFiltered)),
+        (external ^ 1, SocketAddrV4::new(SERVER, 53), Err(DropReason::NatNoMapping)),
+    ] {
+        assert_eq!(rig.verdict(1, port, remote), want, "{port} {remote}");
+        let counted = |rig: &Rig| {
+            want.err().map_or(0, |reason| rig.fabrics.iter().map(|fabric| fabric.counters.drops(reason)).sum::<u64>())
+        };
+        let before = counted(&rig);
+        let mut room = [0; 100];
+        let packet = udp::datagram((*remote.ip(), remote.port()), (PUBLIC, port), b"!", &mut room);
+        let bytes = [&[0; 12][..], &ipv4::ETHERTYPE.to_be_bytes(), packet].concat();
+        let parcel = Parcel { hub: HUB, to: Dest::Inbound, meta: rig.plan.meta(Scope::Unicast) };
+        rig.fabrics[1].take_in(&parcel.to_words(), &bytes, rig.now);
+        assert_eq!(counted(&rig) - before, u64::from(want.is_err()), "{port} {remote}");
+    }
 }
 
 #[test]
