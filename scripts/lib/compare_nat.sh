@@ -210,8 +210,8 @@ measure_dhcp() {
     clients_want "$n" bridge=yes
     member_address_is "$n" "$RELAY_ADDRESS/16"
     within 15 member_arps "$n" "$INSIDE_GATEWAY" || fail "client $n gets no answer by ARP from $INSIDE_GATEWAY"
-    measure nat-dhcp python3 "$COMPARE_PY" exchanges --server-pid "$(system_pid)" --period "$EACH" -- \
-        ip netns exec "$(ns_client "$n")" env "LD_LIBRARY_PATH=$dir/usr/lib/$(uname -m)-linux-gnu" KEA_LOCKFILE_DIR=none \
+    measure nat-dhcp python3 "$COMPARE_PY" exchanges --server-pid "$(system_pid)" --period "$EACH" \
+        --netns "$(ns_client "$n")" -- env "LD_LIBRARY_PATH=$dir/usr/lib/$(uname -m)-linux-gnu" KEA_LOCKFILE_DIR=none \
         "$dir/usr/sbin/perfdhcp" -4 -r 2500 -R "$NAT_MEMBERS" -p "$EACH" -W 1000000 -l "$RELAY_ADDRESS" "$INSIDE_GATEWAY"
     client_offline "$n"
     rm -f "$RUN/client$n/want"
