@@ -80,23 +80,49 @@ def run(args):
         line["error"] = f"no result: {error}: {done.stdout[-200:]!r} {done.stderr[-200:]!r}"
     line["wall_s"] = round(time.monotonic() - began, 3)
     line["stolen_s"] = round(machine()[1] - stolen, 2)
-    if before and "error" not in line:
-        after = counters(args.status)
-        line["server"] = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    if before:
+        try:
+            after = counters(args.status)
+            line["server"] = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            line.setdefault("error", f"the server does not say what it counted: {error}")
     with open(args.lines, "a", encoding="utf-8") as lines:
         print(json.dumps(line), file=lines)
     said = line.get("error") or progress(args.figure, line["result"])
     print(f"  round {args.round}  {args.figure:<10} {args.system:<12} {said}", file=sys.stderr)
+    if "error" in line or missed(line):
+        drops = [f"{name.removeprefix('drop_')} {count}" for name, count in line.get("server", {}).items()
+                 if name.startswith("drop_")]
+        if before:
+            print(f"    the server dropped: {', '.join(drops) or 'nothing'}", file=sys.stderr)
     return "error" in line
 
 
+def alone(figure):
+    """Checks of a figure that need no other system."""
+    return [check for check in CHECKS if check.figure == figure and not check.other]
+
+
 def progress(figure, result):
-    """The first figure of FIGURES for the eyes of who waits."""
-    for check in CHECKS:
-        if check.figure == figure:
-            value = check.value(one(result))
-            return "-" if value is None else f"{short(value)} {check.unit}"
-    return ""
+    """The first figure, and others that have a target, for the eyes of who waits."""
+    first = next((check for check in CHECKS if check.figure == figure), None)
+    said = []
+    for check in [first] * bool(first) + [check for check in alone(figure) if check.target is not None]:
+        value = check.value(one(result))
+        text = f"{'-' if value is None else short(value)} {check.unit}"
+        if text not in said:
+            said.append(text)
+    return ", ".join(said)
+
+
+def missed(line):
+    """Whether a run alone misses a target of its system."""
+    for check in alone(line["figure"]):
+        if check.target is not None and check.system == line["system"]:
+            value = check.value(one(line["result"]))
+            if value is None or value > check.target:
+                return True
+    return False
 
 
 def download(args):

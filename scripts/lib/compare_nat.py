@@ -4,8 +4,8 @@ What a run is, how it is measured and what a verdict means stand there; here sta
 page. Options are those of compare.py, and:
 
     compare_nat.py rest --server-pid PID --seconds S           what the server uses while nothing happens
-    compare_nat.py exchanges --server-pid PID --period S -- perfdhcp ...
-                                                               what perfdhcp came to, in S seconds of questions
+    compare_nat.py exchanges --server-pid PID --period S --netns NS -- perfdhcp ...
+                                                               what perfdhcp in NS came to, in S seconds of questions
     compare_nat.py users --file FILE --password P --count N    adds users m1 to mN, all with the password of the first one
 """
 
@@ -57,19 +57,21 @@ CHECKS = [
     *streams(),
     *(Check("nat-ping", P99, "us p99", OURS, other) for other in (USER, KERNEL, NFT)),
     Check("nat-idle", "server_cores_percent", "% of a core", OURS, target=0.5),
-    Check("nat-boot", "all_leased_seconds", "s", OURS, target=10),
-    Check("nat-boot", "members_without_lease", "members", OURS, target=0),
-    Check("nat-boot", "leased_twice", "addresses", OURS, target=0),
-    Check("nat-connections", "refused", "connections", OURS, target=0),
-    Check("nat-connections", "ambiguous", "traces", OURS, target=0),
-    Check("nat-connections", "dead", "connections", OURS, target=0),
-    Check("nat-connections", "misdelivered", "answers", OURS, target=0),
-    Check("nat-connections", "open", "connections", OURS),
+    Check("nat-boot", "all_leased_seconds", "s, begun over 9 s", OURS, target=10),
+    Check("nat-boot", "members_without_lease", "without lease", OURS, target=0),
+    Check("nat-boot", "leased_twice", "leased twice", OURS, target=0),
+    Check("nat-boot", "members", "members", OURS),
+    Check("nat-connections", "refused", "refused", OURS, target=0),
+    Check("nat-connections", "ambiguous", "ambiguous traces", OURS, target=0),
+    Check("nat-connections", "dead", "dead", OURS, target=0),
+    Check("nat-connections", "misdelivered", "misdelivered", OURS, target=0),
+    Check("nat-connections", "open", "open", OURS),
     Check("nat-connections", "external_endpoints", "ports used", OURS),
     Check("nat-connections", "open_server_cpu_us_per_flow", "us/connection", OURS),
     # As a cost, so that less is better: 0.5 ms an exchange are 2,000 a second.
     Check("nat-dhcp", "ms_per_exchange", "ms", OURS, target=0.5),
-    Check("nat-dhcp", "lost_share", "of the exchanges", OURS, target=0.001),
+    Check("nat-dhcp", "lost_share", "lost, of the exchanges", OURS, target=0.001),
+    Check("nat-dhcp", "lost_by_perfdhcp", "lost by perfdhcp", OURS),
 ]
 
 ABOUT = {
@@ -100,9 +102,11 @@ def rest(args):
 def exchanges(args):
     """What perfdhcp says: of both exchanges of each client (DISCOVER and OFFER, REQUEST and ACK), sent and received."""
     before, began = compare.cpu_seconds(args.server_pid), time.monotonic()
+    full_before = overflows(args.netns)
     # Its exit code is 3 if an exchange was not completed, which is a result.
-    said = subprocess.run(args.command, capture_output=True, text=True, check=False)
+    said = subprocess.run(["ip", "netns", "exec", args.netns, *args.command], capture_output=True, text=True, check=False)
     cpu, seconds = compare.cpu_seconds(args.server_pid) - before, time.monotonic() - began
+    overflown = overflows(args.netns) - full_before
     count = lambda name: [int(number) for number in re.findall(rf"^{name} packets: (\d+)", said.stdout, re.MULTILINE)]
     sent, received = count("sent"), count("received")
     if len(sent) < 2 or len(received) < 2 or not received[1]:
@@ -114,9 +118,18 @@ def exchanges(args):
         "exchanges_per_second": received[1] / args.period,
         "ms_per_exchange": 1000 * args.period / received[1],
         "exchanges": received[1],
-        "lost_share": 1 - received[1] / sent[0],
+        # perfdhcp's socket keeps a tenth of a second; what arrived there and found no room was not lost on its way.
+        "lost_share": max(0, sent[0] - received[1] - overflown) / sent[0],
+        "lost_by_perfdhcp": overflown,
         "server_cpu_us_per_exchange": 1e6 * cpu / max(1, received[1]),
     }))
+
+
+def overflows(netns):
+    """Datagrams there that found no room at their receiver."""
+    said = subprocess.run(["ip", "netns", "exec", netns, "cat", "/proc/net/snmp"], capture_output=True, text=True, check=True)
+    names, values = [line.split()[1:] for line in said.stdout.splitlines() if line.startswith("Udp:")]
+    return int(values[names.index("RcvbufErrors")])
 
 
 def users(args):
@@ -166,6 +179,7 @@ def own_arguments():
     a = modes.add_parser("exchanges")
     a.add_argument("--server-pid", type=int, required=True)
     a.add_argument("--period", type=float, required=True)
+    a.add_argument("--netns", required=True)
     a.add_argument("command", nargs="+")
     a = modes.add_parser("users")
     for name in ("file", "password"):

@@ -200,16 +200,18 @@ figure_nat_connections() {
     traffic_stop
 }
 
-# perfdhcp asks as a relay does, from a client's virtual NIC.
+# perfdhcp asks as a relay does, from the virtual NIC of a client in bridge mode: behind other ports there are no relays.
+# Its address is nobody's lease, so that the gateway answers it by ARP and DHCP, and not to ping.
 figure_nat_dhcp() { nat_anew measure_dhcp; }
 measure_dhcp() {
     local n=4 dir=$CACHE/kea
     [ -x "$dir/usr/sbin/perfdhcp" ] || die 'perfdhcp is missing: scripts/setup --compare'
     rm -f "$RUN/client$n/want"
-    clients_want "$n"
-    member_static "$n" "$RELAY_ADDRESS/16" "$INSIDE_GATEWAY"
-    measure nat-dhcp python3 "$COMPARE_PY" exchanges --server-pid "$(system_pid)" --period "$EACH" -- \
-        ip netns exec "$(ns_client "$n")" env "LD_LIBRARY_PATH=$dir/usr/lib/$(uname -m)-linux-gnu" KEA_LOCKFILE_DIR=none \
+    clients_want "$n" bridge=yes
+    member_address_is "$n" "$RELAY_ADDRESS/16"
+    within 15 member_arps "$n" "$INSIDE_GATEWAY" || fail "client $n gets no answer by ARP from $INSIDE_GATEWAY"
+    measure nat-dhcp python3 "$COMPARE_PY" exchanges --server-pid "$(system_pid)" --period "$EACH" \
+        --netns "$(ns_client "$n")" -- env "LD_LIBRARY_PATH=$dir/usr/lib/$(uname -m)-linux-gnu" KEA_LOCKFILE_DIR=none \
         "$dir/usr/sbin/perfdhcp" -4 -r 2500 -R "$NAT_MEMBERS" -p "$EACH" -W 1000000 -l "$RELAY_ADDRESS" "$INSIDE_GATEWAY"
     client_offline "$n"
     rm -f "$RUN/client$n/want"

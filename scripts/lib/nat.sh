@@ -97,11 +97,22 @@ member_route() {
 
 # member_static N ADDRESS/BITS GATEWAY: client N has this address in the hub, and the Internet behind GATEWAY.
 member_static() {
+    member_address_is "$1" "$2"
+    member_route "$1" "$3"
+    within 15 in_client "$1" ping -n -c 1 -W 1 "$3" >/dev/null || fail "client $1 does not reach its gateway $3"
+}
+
+# member_address_is N ADDRESS/BITS: client N has this address in the hub and no other.
+member_address_is() {
     in_client "$1" ip addr flush dev "$NIC"
     in_client "$1" ip addr add "$2" dev "$NIC"
     in_client "$1" ip link set "$NIC" up
-    member_route "$1" "$3"
-    within 15 in_client "$1" ping -n -c 1 -W 1 "$3" >/dev/null || fail "client $1 does not reach its gateway $3"
+}
+
+# member_arps N ADDRESS: whether client N's system finds the card of ADDRESS.
+member_arps() {
+    in_client "$1" ping -n -c 1 -W 1 "$2" >/dev/null || true
+    in_client "$1" ip neigh show "$2" dev "$NIC" | finds 'lladdr'
 }
 
 # member_dhcp N [CLIENT]: the same by DHCP (scripts/lib/dhcp.sh).
