@@ -342,7 +342,7 @@ impl<Io: StreamIo<Socket = MemSocket>> WayOut<Io> {
         self.wires[worker].put(&framed(DEVICE_CARD, NEXT_HOP_CARD, packet), offload);
     }
 
-    /// Frames dropped since `before`, a list that this made.
+    /// Frames dropped so far, by reason.
     pub(crate) fn drops(&self) -> Vec<(DropReason, u64)> {
         let counted = DropReason::ALL.iter().map(|reason| (*reason, self.bench.drops(*reason)));
         counted.filter(|(_, count)| *count > 0).collect()

@@ -122,9 +122,9 @@ const PIECES: &[Entry] = &[
     ),
     entry(
         "nat-in-64",
-        (200, 50),
-        || Box::new(way_out::In::datagrams(200)),
-        "a datagram in a frame of 64 bytes from the lane through the NAT to a member, 200 a turn",
+        (64, 150),
+        || Box::new(way_out::In::datagrams(64)),
+        "a datagram in a frame of 64 bytes from the lane through the NAT to a member, 64 a turn",
     ),
     entry(
         "nat-in-1400",
