@@ -1,7 +1,7 @@
 //! ICMP: RFC 5508.
 #![forbid(unsafe_code)]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::rig::*;
 use crate::metrics::drops::DropReason;
@@ -199,6 +199,31 @@ fn nat_i5_errors_from_inside() {
     // Not to anybody else than who sent the packet.
     rig.out(member(5), &icmp_error(member(5).address, *server(1).ip(), (3, 3), &about))
         .dropped_for(DropReason::NatIcmpError);
+}
+
+/// An error of a member about what `server(0)` sent him: its kind and the packet quoted, as the Internet gets them.
+fn error_from_inside(kind: (u8, u8)) -> ((u8, u8), Vec<u8>, SocketAddrV4) {
+    let mut rig = Rig::new(settings());
+    let external = rig.udp_out(member(5), 4000, server(0));
+    rig.in_(&udp(server(0), external, b"data")).one_delivered();
+    let about = udp(server(0), at(member(5), 4000), b"data");
+    let out = rig.out(member(5), &icmp_error(member(5).address, *server(0).ip(), kind, &about));
+    let (kind, quoted) = quote(&out.sent[0].0);
+    (kind, quoted, external)
+}
+
+#[test]
+fn nat_i5a_the_embedded_packet_is_what_the_outside_sent() {
+    let (_, quoted, external) = error_from_inside((3, 3));
+    assert_eq!(quoted, udp(server(0), external, b"data"));
+    assert_eq!((read(&quoted).from, read(&quoted).to), (server(0), external));
+}
+
+#[test]
+fn nat_i5b_type_and_code_stay() {
+    for kind in [(3, 0), (3, 1), (3, 2), (3, 3), (3, 10), (3, 13), (11, 0), (11, 1), (12, 0)] {
+        assert_eq!(error_from_inside(kind).0, kind);
+    }
 }
 
 #[test]
