@@ -175,6 +175,34 @@ fn dhcp_d7_probe_in_the_hub() {
     assert!(bench.seen.events.contains(&GatewayEvent::Dhcp(conflict)), "{:?}", bench.seen.events);
 }
 
+/// A relay behind a bridge has an address of its own and no lease: it finds the gateway by ARP and is answered at port 67
+/// of that address, its client is served, and nothing else is.
+#[test]
+fn dhcp_d21_a_relay_needs_no_lease() {
+    let mut bench = Bench::new(|_| ());
+    let mut relay = stranger(250);
+    let mut relayed = message(&relay, relay.address, MessageType::Discover, &[]);
+    // From the relay's port, its address as giaddr and none of the client's, whose card is another.
+    let message = &mut relayed[14 + 20 + 8..];
+    message[12..16].fill(0);
+    message[24..28].copy_from_slice(&relay.address.octets());
+    message[28..34].copy_from_slice(&[2, 7, 7, 7, 7, 7]);
+    let relayed = udp_to(&relay, GATEWAY, (67, 67), message);
+    assert_eq!(bench.dropped(&relay, &relayed), Some(DropReason::DhcpRelay), "members are no relays");
+
+    relay.origin.is_bridge = true;
+    let (operation, target_mac) = (Operation::Request, Mac([0; 6]));
+    let arp = Arp { operation, sender_mac: relay.mac, sender: relay.address, target_mac, target: GATEWAY };
+    let reply = bench.replied(&relay, &arp.to_frame(Mac::BROADCAST));
+    assert_eq!(Arp::parse(&reply[14..]).unwrap().sender, GATEWAY);
+    let offer = bench.replied(&relay, &relayed);
+    let (to, reply) = datagram(&offer);
+    assert_eq!((to, reply.dst_port, said(&offer).0), (relay.address, 67, MessageType::Offer));
+    for dst in [GATEWAY, Ipv4Addr::new(8, 8, 8, 8)] {
+        assert_eq!(bench.dropped(&relay, &echo(&relay, dst)), Some(DropReason::GatewayNotBound));
+    }
+}
+
 /// N8 from end to end: the host name of a client, in the zone, as long as he is there.
 #[test]
 fn dns_n8_host_names() {
