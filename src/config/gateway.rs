@@ -73,7 +73,7 @@ pub struct Nat {
     pub ports_per_member: u16,
     /// New flows of one member per second; 1 to 1000000.
     pub flows_per_sec: u32,
-    /// Different destinations of one member at a time; 1 to 1000000.
+    /// Different destinations of one member a minute; 1 to 2048.
     pub destinations_max: u32,
     /// Destinations that the policy would refuse and the operator allows.
     pub allow: Vec<Prefix>,
@@ -121,7 +121,7 @@ pub struct Prefix {
 pub struct Forward {
     /// TCP, else UDP.
     pub is_tcp: bool,
-    /// Public port, outside of [`Nat::ports`].
+    /// Public port of the first public address, outside of [`Nat::ports`].
     pub port: u16,
     /// Inside address.
     pub to: Ipv4Addr,
@@ -313,7 +313,7 @@ pub(super) fn check_nat(raw: RawNat, gateway: Option<&Gateway>, report: &mut Rep
         block_ports: check_block_ports(raw.block_ports, report),
         ports_per_member: report.number(raw.ports_per_member, "ports_per_member", 64..=65_535, 2_048),
         flows_per_sec: report.number(raw.flows_per_sec, "flows_per_sec", 1..=1_000_000, 500),
-        destinations_max: report.number(raw.destinations_max, "destinations_max", 1..=1_000_000, 4_096),
+        destinations_max: report.number(raw.destinations_max, "destinations_max", 1..=2_048, 2_048),
         allow: raw.allow.map(|words| check_allow(words, report)).unwrap_or_default(),
         refuse_tcp_ports: raw.refuse_tcp_ports.map_or_else(
             || REFUSED_TCP_PORTS.to_vec(),

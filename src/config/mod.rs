@@ -345,6 +345,10 @@ fn check_hubs(raw: Vec<RawHub>, report: &mut Report<'_>) -> Vec<Hub> {
             let what = format!("a second hub is called {:?}", name.value);
             report.add(&name.place, what, "names must differ in more than upper and lower case");
         }
+        if hubs.len() > LANES_MAX && raw.nat.is_some() {
+            let what = format!("hub {:?} has [hub.nat], but {LANES_MAX} hubs stand before it", name.value);
+            report.add(&raw.place, what, "put hubs with a NAT first in the file");
+        }
         hubs.push(check_hub(raw, name.value, report));
     }
     hubs
@@ -394,6 +398,8 @@ pub const DEFAULT_HUB: &str = "PUBLIC";
 const DEFAULT_PORTS: [u16; 4] = [443, 992, 1194, 5555];
 /// Each costs one descriptor and one accept task.
 const LISTEN_MAX: usize = 64;
+/// A worker tells the devices of lanes apart by a byte.
+const LANES_MAX: usize = 255;
 /// Each costs an FDB in every process image and a row in every list.
 const HUBS_MAX: usize = 4096;
 /// Room for several submissions of every port that is busy in one turn.

@@ -229,3 +229,33 @@ fn a_file_cut_anywhere_never_panics() {
         let _ = build(&text[..end]);
     }
 }
+
+#[test]
+fn gateways_and_nats() {
+    let good = "[[hub]]\nname = \"PUBLIC\"\n[hub.gateway]\naddress = \"10.9.0.1/24\"\npool = \"10.9.0.9-10.9.0.200\"\n\
+        [[hub.gateway.reservation]]\nuser = \"a\"\naddress = \"10.9.0.5\"\n\
+        [hub.nat]\ndevice = \"e0\"\naddresses = [\"192.0.2.0/30\"]\n[[hub.nat.forward]]\nport = 80\nto = \"10.9.0.5:8080\"\n";
+    let config = Config::build("x", good, Path::new(""), RawServer::default()).unwrap();
+    let (gateway, nat) = (config.hubs[0].gateway.as_ref().unwrap(), config.hubs[0].nat.as_ref().unwrap());
+    assert_eq!((gateway.network().to_string(), gateway.network_addresses()), ("10.9.0.0".into(), 256));
+    assert_eq!((nat.addresses.len(), nat.ports.clone(), config.hubs[0].members_ipv6), (4, 1024..=65_535, false));
+    for (wrong, said) in [
+        (good.replace("10.9.0.1/24", "10.9.0.0/24"), "is not the address of a gateway"),
+        (good.replace("10.9.0.1/24", "10.9.0.1/31"), "is not the address of a gateway"),
+        (good.replace("10.9.0.9-", "10.9.0.1-"), "is not a range of addresses"),
+        (good.replace("= \"10.9.0.5\"\n", "= \"10.9.0.1\"\n"), "cannot be reserved"),
+        (good.replace("user = \"a\"", "mac = \"xy\""), "has no holder"),
+        (good.replace("device = \"e0\"", "mtu = 1400"), "without a device"),
+        (good.replace("192.0.2.0/30", "10.9.0.64"), "lies in the inside network"),
+        (good.replace("port = 80", "port = 2000"), "lies among those"),
+        (good.replace("to = \"10.9.0.5:8080\"", "to = \"10.8.0.5:8080\""), "does not lie in the inside network"),
+        (
+            good.replace("[hub.gateway]\naddress = \"10.9.0.1/24\"\n", "[hub.gateway]\naddres = \"10.9.0.1/24\"\n"),
+            "addres",
+        ),
+        ("[[hub]]\nname = \"x\"\n[hub.nat]\ndevice = \"e0\"\n".into(), "without [hub.gateway]"),
+    ] {
+        let error = Config::build("x", &wrong, Path::new(""), RawServer::default()).unwrap_err();
+        assert!(error.to_string().contains(said), "{said}: {error}");
+    }
+}

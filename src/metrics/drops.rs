@@ -78,6 +78,8 @@ reasons! {
         NatNoMember = "nat_no_member",
         /// Packet from outside that is for none of the public addresses and ports.
         NatNotOurs = "nat_not_ours",
+        /// Packet from outside that claims to come from inside, from an address of ours or from nowhere.
+        NatForgedSource = "nat_forged_source",
         /// Packet for the Internet in a hub that has no way there.
         NatNoLane = "nat_no_lane",
         /// Too many packets from member to member by public addresses at once.

@@ -331,7 +331,7 @@ fn head_is_first(packet: &[u8]) -> bool {
 
 /// Cuts `packet` into fragments of at most `mtu` bytes (RFC 791 §3.2), in order; `scratch` is where they are made. A
 /// packet that is a fragment stays part of its datagram.
-pub(super) fn cut(packet: &[u8], mtu: usize, scratch: &mut Vec<u8>, mut emit: impl FnMut(&mut [u8])) {
+pub fn cut(packet: &[u8], mtu: usize, scratch: &mut Vec<u8>, mut emit: impl FnMut(&mut [u8])) {
     let Some(ip) = Ipv4::new_checked(packet) else { return };
     let (header, rest) = packet.split_at(ip.header_bytes());
     let follows = ip.more_fragments();

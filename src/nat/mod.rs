@@ -40,6 +40,7 @@ use tcp::{Lifetimes, State};
 use unsolicited::Unsolicited;
 
 pub use events::{Insider, NatEvent, NatSink, PortBlock, Translation};
+pub use fragments::cut as fragment;
 pub use limits::Limits;
 pub use plan::{
     Filtering, IcmpSettings, NatPlan, NatPlanError, NatSettings, Pooling, PortUse, Prefix, Proto, Record, Slice,

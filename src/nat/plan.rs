@@ -455,6 +455,20 @@ impl NatPlan {
         self.pool.iter().flat_map(|(range, _)| (range.first..=u32::from(range.last())).map(Ipv4Addr::from))
     }
 
+    /// Whether `packet`, from the Internet, claims to come from where nothing of the Internet does: from the inside
+    /// network, from an address of ours, from this machine, from a group (RFC 1812 §5.3.7). Private sources are no such
+    /// thing: routers on the way have them.
+    #[inline]
+    pub fn is_forged(&self, packet: &[u8]) -> bool {
+        let Some(src) = Ipv4::new_checked(packet).map(Ipv4::src) else { return false };
+        self.settings.inside.contains(src)
+            || self.is_external(src)
+            || src.is_loopback()
+            || src.is_multicast()
+            || src.is_broadcast()
+            || src.octets()[0] == 0
+    }
+
     /// The worker that must see a packet from the Internet first; `None`: not ours. All fragments of a datagram go to
     /// one worker, chosen by a hash: only the first of them has ports.
     pub fn owner_of_packet(&self, packet: &[u8]) -> Option<usize> {

@@ -370,14 +370,12 @@ pub(super) fn nat_settings(
     settings.statics = nat
         .forwards
         .iter()
-        .flat_map(|forward| {
+        .filter_map(|forward| {
             let proto = if forward.is_tcp { Proto::Tcp } else { Proto::Udp };
             let inside = std::net::SocketAddrV4::new(forward.to, forward.to_port);
-            addresses.iter().map(move |address| StaticMapping {
-                proto,
-                external: std::net::SocketAddrV4::new(*address, forward.port),
-                inside,
-            })
+            // One place from which the member's answers leave.
+            let external = std::net::SocketAddrV4::new(*addresses.first()?, forward.port);
+            Some(StaticMapping { proto, external, inside })
         })
         .collect();
     settings

@@ -14,7 +14,7 @@ use crate::lane::cut::cut;
 use crate::lane::outlet::Outlet;
 use crate::lane::{Lane, LaneStats};
 use crate::metrics::drops::DropReason;
-use crate::nat::{Insider, Nat, NatEvent, NatPlan, NatSink};
+use crate::nat::{Insider, Nat, NatEvent, NatPlan, NatSink, fragment};
 use crate::tick::Tick;
 use crate::wire::ethernet::{FRAME_BYTES_MAX, Frame, HEADER_BYTES, Mac};
 use crate::wire::ipv4::{self, Ipv4};
@@ -165,7 +165,13 @@ impl Way<'_> {
         let Towards { plan, ref mut fabric, ref mut frame, now, .. } = self.towards;
         match self.nat_plan.owner_of_packet(packet) {
             Some(owner) if owner == fabric.index => self.nat.inbound(packet, offload, now, &mut self.towards),
-            Some(owner) if offload == Offload::NONE => hand_over(fabric, plan, owner, packet, frame),
+            Some(owner) if offload == Offload::NONE && packet.len() <= INSIDE_MTU => {
+                hand_over(fabric, plan, owner, packet, frame);
+            }
+            // A datagram that was put together on its way out, and comes back: the owner puts it together once more.
+            Some(owner) if offload == Offload::NONE => {
+                fragment(packet, INSIDE_MTU, &mut Vec::new(), |packet| hand_over(fabric, plan, owner, packet, frame));
+            }
             // A mailbox carries frames as they travel on a wire.
             Some(owner) => {
                 let mut send = |packet: &[u8]| hand_over(fabric, plan, owner, packet, frame);
@@ -274,6 +280,9 @@ impl Router {
         *ready = false;
         let (Some(lane), Some(nat), Some(nat_plan)) = (lane, nat, plan.nat.as_deref()) else { return 0 };
         let received = lane.receive(PACKETS_PER_TURN, now, &mut |outlet, packet, offload| {
+            if nat_plan.is_forged(packet) {
+                return fabric.counters.drop_frame(DropReason::NatForgedSource);
+            }
             let exit = Exit::Outlet(outlet);
             let towards = Towards { plan, exit, hairpins, events, frame, fabric, now };
             let mut way = Way { nat, nat_plan, towards };
