@@ -9,7 +9,9 @@ use super::choose::{Pick, Right};
 use super::journal::HOST_NAME_BYTES_MAX;
 use super::lease::Index;
 use super::options::Asked;
-use super::{Client, DhcpEvent, DhcpRequest, DhcpServer, DhcpSink, LeaseEnd, LeaseState, Pending, binding};
+use super::{
+    CHANGES_PER_SEC, Client, DhcpEvent, DhcpRequest, DhcpServer, DhcpSink, LeaseEnd, LeaseState, Pending, binding,
+};
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::wire::dhcp::{MESSAGE_BYTES_MAX, MessageType};
@@ -191,8 +193,11 @@ impl DhcpServer {
             }
             self.table.hold(at, client.holder(), LeaseState::Leased, until);
         } else {
-            let place = self.table.place_mut(at);
-            if !client.origin.is_bridge && !place.changes.allow(CHANGES_PER_SEC, now) {
+            let of_address = &mut self.table.place_mut(at).changes;
+            if !client.origin.is_bridge && !of_address.allow(CHANGES_PER_SEC, now) {
+                return Err(DropReason::DhcpRate);
+            }
+            if !self.may_change(&client.origin, now) {
                 return Err(DropReason::DhcpRate);
             }
             if let Some(holder) = before.filter(|_| !is_same) {
@@ -353,8 +358,6 @@ fn host_name<'a>(asked: &Asked<'a>) -> Option<&'a [u8]> {
 
 /// Clients that wait for a probe: 1.5 MB of messages at most. 3,000 a second may need one.
 const PENDING_MAX: usize = 1024;
-/// What a single address may cost the journal. An honest client needs one change, and another after a DECLINE elsewhere.
-const CHANGES_PER_SEC: u32 = 4;
 /// Addresses out of service because of one member.
 const DECLINES_MAX: usize = 4;
 /// Bound of walks over what one client, session or member has.

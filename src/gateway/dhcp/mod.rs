@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use lease::{Holder, Index, LeaseTable};
 use options::{Joined, Told};
+use rates::{Rate, Rates};
 use reservations::Reservations;
 
 use super::Origin;
@@ -34,6 +35,7 @@ mod journal;
 mod lease;
 mod lists;
 mod options;
+mod rates;
 mod relay;
 mod reservations;
 mod restore;
@@ -201,6 +203,7 @@ pub struct DhcpServer {
     table: LeaseTable,
     /// Messages that are answered when nobody has answered a probe.
     pending: BTreeMap<Index, Pending>,
+    rates: Rates,
     rng: u64,
     /// The same moment on both clocks.
     epoch: (Tick, u64),
@@ -234,6 +237,7 @@ impl DhcpServer {
             settings,
             table,
             pending: BTreeMap::new(),
+            rates: Rates::default(),
             rng,
             epoch: (now, unix_s),
             records: 0,
@@ -355,6 +359,7 @@ impl DhcpServer {
 
     /// The session is over: its leases run on, for its member to come back to, but nobody may use their addresses.
     pub fn session_ended(&mut self, session: SessionId, sink: &mut impl DhcpSink) {
+        self.rates.end(session);
         loop {
             let next = self.table.of_session(session).next();
             let Some(at) = next else { break };
@@ -443,6 +448,13 @@ impl DhcpServer {
         }
     }
 
+    /// Whether the session may change another lease. As many as it may have it takes at once.
+    fn may_change(&mut self, origin: &Origin, now: Tick) -> bool {
+        let leases = u32::try_from(self.settings.leases_per_session).unwrap_or(u32::MAX);
+        let rate = Rate { per_sec: CHANGES_PER_SEC, burst: leases.max(CHANGES_BURST) };
+        origin.is_bridge || self.rates.change(origin.session, rate, now)
+    }
+
     /// Whether the session has as many addresses as it may.
     fn is_at_limit(&self, origin: &Origin) -> bool {
         !origin.is_bridge && self.taken_by(origin.session).count() >= self.settings.leases_per_session
@@ -484,6 +496,10 @@ fn next_random(state: &mut u64) -> u64 {
     z ^ z >> 31
 }
 
+/// What a single address, and what a single session, may cost the journal and the log. An honest client needs one
+/// change, and another after a DECLINE elsewhere.
+const CHANGES_PER_SEC: u32 = 4;
+const CHANGES_BURST: u32 = 16;
 /// What one call of `poll` ends: some 100 µs.
 const EXPIRIES_MAX: usize = 256;
 /// A session's list is its leases and what it gave back; the newest stand in front.

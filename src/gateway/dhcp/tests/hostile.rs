@@ -213,3 +213,23 @@ proptest! {
         raw(&mut rig, &bytes, mac(1));
     }
 }
+
+/// H14: taking and giving back, as fast as the link carries it, another address each time.
+#[test]
+fn dhcp_h14_walk_through_the_pool() {
+    let mut rig = Rig::new(settings());
+    let me = origin(1, 1);
+    for n in 0..2_000u32 {
+        let address = Ipv4Addr::from(u32::from(host(10)) + n);
+        rig.say(me, &select(mac(1), address));
+        rig.say(me, &give_back(mac(1), address));
+    }
+    let World { records, events, drops, .. } = &rig.world;
+    assert!(*records < 100 && events.len() < 100, "{records} records, {} events in no time", events.len());
+    assert!(drops.contains(&DropReason::DhcpRate));
+    // Others, and whoever has a network behind him, are not held up.
+    rig.lease(origin(2, 2), mac(2));
+    (100..200).for_each(|n| drop(rig.lease(bridge(), mac(n))));
+    rig.secs(1);
+    rig.lease(me, mac(1));
+}
