@@ -269,10 +269,7 @@ impl DhcpServer {
         }
         let address = asked.requested.ok_or(DropReason::DhcpMalformed)?;
         let at = self.held(address, client).ok_or(DropReason::DhcpUnknownClient)?;
-        // A member who finds everything in use would put the whole pool out of service.
-        let of_member = self.table.of_member(client.origin.member).take(WALK_MAX);
-        let declined = of_member.filter(|at| self.table.place(*at).state == LeaseState::Conflict).count();
-        if declined >= if client.origin.is_bridge { WALK_MAX } else { DECLINES_MAX } {
+        if !self.may_put_out(&client.origin) {
             return Err(DropReason::DhcpRate);
         }
         let was_leased = self.table.place(at).state == LeaseState::Leased;
@@ -358,7 +355,5 @@ fn host_name<'a>(asked: &Asked<'a>) -> Option<&'a [u8]> {
 
 /// Clients that wait for a probe: 1.5 MB of messages at most. 3,000 a second may need one.
 const PENDING_MAX: usize = 1024;
-/// Addresses out of service because of one member.
-const DECLINES_MAX: usize = 4;
 /// Bound of walks over what one client, session or member has.
 const WALK_MAX: usize = 64;

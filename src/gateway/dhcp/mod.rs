@@ -284,13 +284,20 @@ impl DhcpServer {
         }
     }
 
-    /// Card `mac` says it has `address`. Of meaning only while that address is being probed.
-    pub fn seen(&mut self, address: Ipv4Addr, mac: Mac, now: Tick, sink: &mut impl DhcpSink) {
+    /// Card `mac` behind `origin` says it has `address`. Of meaning only while that address is being probed, and not from
+    /// the session it is probed for: that one says DECLINE, or puts out of service whatever it is about to get.
+    pub fn seen(&mut self, origin: &Origin, address: Ipv4Addr, mac: Mac, now: Tick, sink: &mut impl DhcpSink) {
         let Some(at) = self.table.index(address) else { return };
         let place = self.table.place(at);
-        if place.state != LeaseState::Probing || place.holder.is_some_and(|holder| holder.mac == mac) {
+        let by_asker = place.holder.is_some_and(|holder| {
+            holder.mac == mac || holder.session == origin.session && !holder.is_gone && !origin.is_bridge
+        });
+        if place.state != LeaseState::Probing || by_asker || !self.may_put_out(origin) {
             return;
         }
+        // Counted for whoever says he has it, not for whom it was meant.
+        let claims = Client { origin: *origin, mac, key: ClientKey::from_mac(mac), id: None };
+        self.table.hold(at, claims.holder(), LeaseState::Probing, now);
         self.put_out(at, now, sink);
         self.stats.conflicts += 1;
         sink.event(DhcpEvent::Conflict { address, by: mac, declined: false });
@@ -433,6 +440,13 @@ impl DhcpServer {
         }
     }
 
+    /// Whether `origin` may put another address out of service. A member who finds everything in use, or says he has it,
+    /// would do so with the whole pool; behind a bridge there are many.
+    fn may_put_out(&self, origin: &Origin) -> bool {
+        let most = if origin.is_bridge { CONFLICTS_OF_BRIDGE_MAX } else { CONFLICTS_MAX };
+        self.table.conflicts_of(origin.member, most) < most
+    }
+
     /// Somebody uses `at` who should not.
     fn put_out(&mut self, at: Index, now: Tick, sink: &mut impl DhcpSink) {
         self.table.put_out(at, now + Duration::from_secs(self.settings.decline_secs.into()));
@@ -500,6 +514,9 @@ fn next_random(state: &mut u64) -> u64 {
 /// change, and another after a DECLINE elsewhere.
 const CHANGES_PER_SEC: u32 = 4;
 const CHANGES_BURST: u32 = 16;
+/// Addresses out of service because of one member.
+const CONFLICTS_MAX: usize = 4;
+const CONFLICTS_OF_BRIDGE_MAX: usize = 64;
 /// What one call of `poll` ends: some 100 µs.
 const EXPIRIES_MAX: usize = 256;
 /// A session's list is its leases and what it gave back; the newest stand in front.

@@ -229,7 +229,51 @@ fn dhcp_h14_walk_through_the_pool() {
     assert!(drops.contains(&DropReason::DhcpRate));
     // Others, and whoever has a network behind him, are not held up.
     rig.lease(origin(2, 2), mac(2));
-    (100..200).for_each(|n| drop(rig.lease(bridge(), mac(n))));
+    for n in 100..200 {
+        rig.lease(bridge(), mac(n));
+    }
     rig.secs(1);
     rig.lease(me, mac(1));
+}
+
+/// H14: "I have it", by ARP, to each probe that follows one DISCOVER.
+#[test]
+fn dhcp_h14_answers_to_probes() {
+    let out = |claims: Origin| {
+        let mut rig = Rig::new(ten());
+        for n in 10..20u8 {
+            // Addresses that somebody had once.
+            let owner = origin(20 + u32::from(n), 20 + u64::from(n));
+            rig.say(owner, &select(mac(n.into()), host(n)));
+            rig.say(owner, &give_back(mac(n.into()), host(n)));
+        }
+        rig.say(origin(1, 1), &discover(mac(100)));
+        while let Some(probed) = rig.world.probed.pop() {
+            rig.server.seen(&claims, probed, mac(999), rig.now, &mut rig.world);
+            // What he had in between makes nobody forget what he said.
+            rig.say(claims, &select(mac(999), host(10)));
+        }
+        // Who asked is answered all the same, as far as there is anything left.
+        let offered = !rig.pass(Duration::from_millis(300)).is_empty();
+        (rig.server.leases(rig.now).filter(|row| row.state == LeaseState::Conflict).count(), offered)
+    };
+    assert_eq!(out(origin(1, 1)), (0, true), "another card of the session that asked");
+    assert_eq!(out(origin(1, 3)), (4, true), "another session of its member");
+    assert_eq!(out(origin(2, 2)), (4, true), "another member");
+    assert_eq!(out(bridge()), (10, false), "many hosts");
+}
+
+/// A host behind a bridge that has an address, and another one that asks for one.
+#[test]
+fn a_bridge_may_answer_for_its_hosts() {
+    let mut rig = Rig::new(ten());
+    for n in 10..20u8 {
+        let address = rig.lease(bridge(), mac(n.into()));
+        rig.say(bridge(), &give_back(mac(n.into()), address));
+    }
+    rig.say(bridge(), &discover(mac(100)));
+    let probed = rig.world.probed[0];
+    rig.server.seen(&bridge(), probed, mac(999), rig.now, &mut rig.world);
+    assert_eq!(rig.state(probed), Some(LeaseState::Conflict));
+    assert_ne!(rig.offer(bridge(), &discover(mac(100))).yiaddr(), probed);
 }

@@ -274,7 +274,7 @@ mod random {
                         };
                         follow(&mut rig, &mut believed, origin, station, &ask)?;
                     }
-                    Step::Claimed { address } => rig.server.seen(host(address), mac(666), rig.now, &mut rig.world),
+                    Step::Claimed { address } => rig.server.seen(&origin(5, 5), host(address), mac(666), rig.now, &mut rig.world),
                     Step::End { session } => {
                         rig.server.session_ended(who(session, generation).session, &mut rig.world);
                     }
