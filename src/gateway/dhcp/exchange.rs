@@ -184,10 +184,13 @@ impl DhcpServer {
         let is_same = before.is_some_and(|holder| holder.mac == client.mac && holder.key == client.key);
         let change = until.since(place.until).max(place.until.since(until));
         let is_same_host = place.host_name.as_deref() == host_name(asked);
-        if is_same && is_same_host && place.until > now && change < Duration::from_secs((secs / 16).into()) {
+        let is_close = place.until > now && change < Duration::from_secs((secs / 16).into());
+        let mut is_news = true;
+        if is_same && is_same_host && is_close && !place.is_unwritten {
             // Asked again within a moment: what is written down is said again, and the disk has nothing to do.
             secs = u32::try_from(place.until.since(now).as_secs()).unwrap_or(secs);
             let until = place.until;
+            is_news = before != Some(client.holder());
             if before.is_some_and(|holder| holder.is_gone || holder.session != client.origin.session) {
                 self.give_up_others(at, client, now, sink);
             }
@@ -211,10 +214,14 @@ impl DhcpServer {
         }
         let binding = binding(&client.holder());
         sink.bind(address, Some(binding));
-        sink.event(match is_same {
-            true => DhcpEvent::Renewed { address, binding, secs },
-            false => DhcpEvent::Granted { address, binding, secs },
-        });
+        match is_same {
+            true if !is_news => {}
+            true => sink.event(DhcpEvent::Renewed { address, binding, secs }),
+            false => sink.event(DhcpEvent::Granted { address, binding, secs }),
+        }
+        if self.table.place(at).is_unwritten {
+            return Err(DropReason::GatewayJournalSlow);
+        }
         self.stats.acks += 1;
         let durable = self.table.place(at).durable;
         self.send(

@@ -124,6 +124,8 @@ pub(super) struct Place {
     owner: u8,
     /// Number of the journal's record that has the lease.
     pub(super) durable: Option<u64>,
+    /// The journal had no room for the record: nothing may be promised until it is written.
+    pub(super) is_unwritten: bool,
     /// How often the lease may change.
     pub(super) changes: StormLimiter,
     /// What the client calls itself.
@@ -179,6 +181,7 @@ impl LeaseTable {
                 is_reserved: reserved.binary_search(&address).is_ok(),
                 owner: u8::try_from(owner(address)).unwrap_or(0),
                 durable: None,
+                is_unwritten: false,
                 changes: StormLimiter::default(),
                 host_name: None,
             })

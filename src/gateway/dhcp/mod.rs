@@ -71,7 +71,7 @@ pub trait DhcpSink {
     fn probe(&mut self, address: Ipv4Addr);
     /// Lets a card use an address, or with `None` nobody.
     fn bind(&mut self, address: Ipv4Addr, binding: Option<Binding>);
-    /// Appends a record to the journal; its number.
+    /// Appends a record to the journal; its number, or `u64::MAX` if there was no room for it.
     fn journal(&mut self, record: &[u8]) -> u64;
     /// Tells what happened.
     fn event(&mut self, event: DhcpEvent);
@@ -248,7 +248,11 @@ impl DhcpServer {
 
     /// Takes a message of a client or relay.
     pub fn message(&mut self, request: DhcpRequest<'_>, now: Tick, sink: &mut impl DhcpSink) {
-        if let Err(reason) = self.try_message(&request, now, sink) {
+        self.message_at(&request, true, now, sink);
+    }
+
+    fn message_at(&mut self, request: &DhcpRequest<'_>, is_first: bool, now: Tick, sink: &mut impl DhcpSink) {
+        if let Err(reason) = self.try_message(request, is_first, now, sink) {
             sink.dropped(reason);
         }
     }
@@ -256,6 +260,7 @@ impl DhcpServer {
     fn try_message(
         &mut self,
         request: &DhcpRequest<'_>,
+        is_first: bool,
         now: Tick,
         sink: &mut impl DhcpSink,
     ) -> Result<(), DropReason> {
@@ -271,6 +276,10 @@ impl DhcpServer {
         let chaddr = asked.message.chaddr();
         if self.settings.match_source_mac && asked.message.giaddr().is_unspecified() && chaddr != request.src_mac {
             return Err(DropReason::DhcpSourceMac);
+        }
+        let wants_answer = matches!(asked.what, MessageType::Discover | MessageType::Request | MessageType::Inform);
+        if is_first && wants_answer && !self.may_ask(request.origin, now) {
+            return Err(DropReason::DhcpRate);
         }
         let key = asked.client_id.map_or_else(|| ClientKey::from_mac(chaddr), ClientKey::from_id);
         let client = Client { origin: *request.origin, mac: chaddr, key, id: asked.client_id };
@@ -335,7 +344,8 @@ impl DhcpServer {
 
     fn resume(&mut self, pending: &Pending, now: Tick, sink: &mut impl DhcpSink) {
         let Pending { origin, src_mac, src, dst, payload } = pending;
-        self.message(DhcpRequest { origin, src_mac: *src_mac, src: *src, dst: *dst, payload }, now, sink);
+        let request = DhcpRequest { origin, src_mac: *src_mac, src: *src, dst: *dst, payload };
+        self.message_at(&request, false, now, sink);
     }
 
     /// The member of `origin`, who logged in again, goes on with `address` by card `mac` without asking. `true` if that
@@ -456,10 +466,18 @@ impl DhcpServer {
     /// Puts the state of `at` into the journal.
     fn write_down(&mut self, at: Index, sink: &mut impl DhcpSink) {
         if let Some(line) = self.record(at).map(|record| record.to_line()) {
-            let number = sink.journal(&line);
-            self.records += 1;
-            self.table.place_mut(at).durable = Some(number);
+            let number = Some(sink.journal(&line)).filter(|number| *number != u64::MAX);
+            self.records += u64::from(number.is_some());
+            let place = self.table.place_mut(at);
+            (place.durable, place.is_unwritten) = (number, number.is_none());
         }
+    }
+
+    /// Whether the session gets another answer.
+    fn may_ask(&mut self, origin: &Origin, now: Tick) -> bool {
+        let leases = u32::try_from(self.settings.leases_per_session).unwrap_or(u32::MAX);
+        let rate = Rate { per_sec: MESSAGES_PER_SEC, burst: leases.saturating_mul(4).max(MESSAGES_BURST) };
+        origin.is_bridge || self.rates.message(origin.session, rate, now)
     }
 
     /// Whether the session may change another lease. As many as it may have it takes at once.
@@ -514,6 +532,9 @@ fn next_random(state: &mut u64) -> u64 {
 /// change, and another after a DECLINE elsewhere.
 const CHANGES_PER_SEC: u32 = 4;
 const CHANGES_BURST: u32 = 16;
+/// What a session is answered. A client that got no answer asks again after seconds (RFC 2131 §4.1).
+const MESSAGES_PER_SEC: u32 = 32;
+const MESSAGES_BURST: u32 = 64;
 /// Addresses out of service because of one member.
 const CONFLICTS_MAX: usize = 4;
 const CONFLICTS_OF_BRIDGE_MAX: usize = 64;
