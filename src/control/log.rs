@@ -1,7 +1,8 @@
 //! The log thread: events become lines.
 //!
 //! Whoever has an event hands it over and goes on: a full channel loses the event and counts it, since
-//! a slow disk must not slow traffic down. Every name from the network is escaped, so that one event is
+//! a slow disk must not slow traffic down. Who was where (sessions, leases, public ports) has places that nothing else
+//! takes, or one member's chatter would make it lost. Every name from the network is escaped, so that one event is
 //! one line whatever the name holds (conformance H20).
 #![forbid(unsafe_code)]
 
@@ -13,20 +14,24 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use super::router_log::{RouterWords, is_warning};
+use super::router_log::{RouterWords, is_trace, is_warning};
 use crate::event::{Event, Traffic, What};
 
 /// Hands events to the log thread. Clone freely.
 #[derive(Clone, Debug)]
 pub struct EventSender {
     events: Sender<Event>,
+    /// Places that all kinds may take.
+    room: usize,
     lost: Arc<AtomicU64>,
 }
 
 impl EventSender {
     /// Never waits. An event that does not fit is lost and counted.
     pub fn send(&self, event: Event) {
-        if self.events.try_send(event).is_err() {
+        // Two who look at once may both go in: some places more than `room`, as many as there are threads.
+        let has_room = self.events.len() < self.room || is_kept(&event.what);
+        if !has_room || self.events.try_send(event).is_err() {
             self.lost.fetch_add(1, Relaxed);
         }
     }
@@ -36,10 +41,10 @@ impl EventSender {
         self.lost.load(Relaxed)
     }
 
-    /// A sender and the receiving end, of room for `room` events: for tests and other sinks.
+    /// A sender and the receiving end, of room for `room` events, and as many again of who was where.
     pub fn channel(room: usize) -> (EventSender, Receiver<Event>) {
-        let (events, received) = bounded(room);
-        (EventSender { events, lost: Arc::new(AtomicU64::new(0)) }, received)
+        let (events, received) = bounded(2 * room);
+        (EventSender { events, room, lost: Arc::new(AtomicU64::new(0)) }, received)
     }
 }
 
@@ -63,6 +68,18 @@ fn run(events: &Receiver<Event>, lost: &AtomicU64) {
             tracing::warn!(target: TARGET, "events lost: {} (in all {lost}): the log is slower than the server", lost - told);
             told = lost;
         }
+    }
+}
+
+/// Whether the event tells who was where, and when. Each of these costs its member a login, a lease or a port.
+fn is_kept(what: &What) -> bool {
+    match what {
+        What::SessionOpened { .. }
+        | What::SessionClosed { .. }
+        | What::ConnectionOpened { .. }
+        | What::ConnectionClosed { .. } => true,
+        What::Router { event, .. } => is_trace(event),
+        What::LoginRefused { .. } | What::DropSample { .. } | What::ConfigChanged { .. } => false,
     }
 }
 
@@ -148,17 +165,25 @@ impl fmt::Display for Escaped<'_> {
 /// Target of all event lines, for filters.
 const TARGET: &str = "hublane::event";
 
-/// Events that may wait for the log thread: some seconds of a busy start, 1 MiB at most.
+/// Events that may wait for the log thread: some seconds of a busy start, 2 MiB at most with the places kept.
 pub const ROOM: usize = 8192;
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::event::{Refusal, Stamp};
-    use crate::ids::{ConnId, MemberId, SessionId};
+    use crate::gateway::GatewayEvent;
+    use crate::gateway::bindings::Binding;
+    use crate::gateway::dhcp::{DhcpEvent, LeaseEnd};
+    use crate::ids::{ConnId, MemberId, PortId, SessionId};
     use crate::metrics::closes::CloseReason;
     use crate::metrics::drops::DropReason;
+    use crate::nat::{Insider, NatEvent};
     use crate::tick::Tick;
+    use crate::wire::ethernet::Mac;
+    use crate::worker::router::RouterEvent;
 
     fn event(what: What) -> Event {
         Event { at: Stamp::now(Tick::from_ms(1)), what }
@@ -229,6 +254,44 @@ mod tests {
             sender.send(refused("u"));
         }
         assert_eq!((sender.lost(), received.len()), (3, 2));
+    }
+
+    /// However much chatter waits, who was where still has room; the order stays.
+    #[test]
+    fn who_was_where_has_places_of_its_own() {
+        let insider = Insider { address: Ipv4Addr::new(100, 64, 0, 5), member: MemberId(5), session: SessionId(7) };
+        let router = |told: RouterEvent| event(What::Router { hub: "H".into(), event: Box::new(told) });
+        let binding =
+            Binding { mac: Mac([2; 6]), port: PortId::new(0, 1, 1), session: SessionId(7), member: MemberId(5) };
+        let (address, mac, secs) = (insider.address, binding.mac, 60);
+        let traces = [
+            RouterEvent::Nat(NatEvent::SessionChanged { insider }),
+            RouterEvent::Gateway(GatewayEvent::Dhcp(DhcpEvent::Granted { address, binding, secs })),
+            RouterEvent::Gateway(GatewayEvent::Dhcp(DhcpEvent::Ended {
+                address,
+                member: MemberId(5),
+                mac,
+                why: LeaseEnd::Expired,
+            })),
+            RouterEvent::Gateway(GatewayEvent::Bound { address, before: None, after: Some(binding) }),
+        ];
+        let chatter = [
+            RouterEvent::Nat(NatEvent::Refused { insider, reason: DropReason::HubStorm }),
+            RouterEvent::Gateway(GatewayEvent::Dhcp(DhcpEvent::Renewed { address, binding, secs })),
+            RouterEvent::Gateway(GatewayEvent::Dhcp(DhcpEvent::Conflict { address, by: mac, declined: true })),
+        ];
+        let (sender, received) = EventSender::channel(4);
+        for _ in 0..10 {
+            chatter.iter().for_each(|event| sender.send(router(event.clone())));
+        }
+        assert_eq!((sender.lost(), received.len()), (26, 4));
+        traces.iter().for_each(|event| sender.send(router(event.clone())));
+        assert_eq!((sender.lost(), received.len()), (26, 8), "none of them is lost");
+        sender.send(router(traces[0].clone()));
+        assert_eq!(sender.lost(), 27, "bounded all the same");
+        let last: Vec<_> = received.try_iter().skip(4).map(|event| event.what).collect();
+        let wanted = traces.map(|event| router(event).what);
+        assert_eq!(last, wanted);
     }
 
     #[test]

@@ -33,6 +33,18 @@ pub fn is_warning(event: &RouterEvent) -> bool {
     )
 }
 
+/// Whether the event tells who had which address or public port: what an abuse report is answered from.
+pub fn is_trace(event: &RouterEvent) -> bool {
+    match event {
+        RouterEvent::Nat(event) => !matches!(event, NatEvent::Refused { .. }),
+        RouterEvent::Gateway(event) => matches!(
+            event,
+            GatewayEvent::Bound { .. }
+                | GatewayEvent::Dhcp(DhcpEvent::Granted { .. } | DhcpEvent::Moved { .. } | DhcpEvent::Ended { .. })
+        ),
+    }
+}
+
 fn gateway(f: &mut fmt::Formatter<'_>, event: &GatewayEvent) -> fmt::Result {
     match event {
         GatewayEvent::AddressClaimed { origin, mac, address, holder } => {

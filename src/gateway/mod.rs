@@ -337,7 +337,7 @@ impl Gateway {
             }
             None => {
                 if !self.adopt(origin, arp.sender_mac, arp.sender, now, sink) {
-                    self.with_dhcp(now, sink, |dhcp, port| dhcp.seen(arp.sender, arp.sender_mac, now, port));
+                    self.with_dhcp(now, sink, |dhcp, port| dhcp.seen(origin, arp.sender, arp.sender_mac, now, port));
                 }
             }
         }

@@ -9,7 +9,9 @@ use super::choose::{Pick, Right};
 use super::journal::HOST_NAME_BYTES_MAX;
 use super::lease::Index;
 use super::options::Asked;
-use super::{Client, DhcpEvent, DhcpRequest, DhcpServer, DhcpSink, LeaseEnd, LeaseState, Pending, binding};
+use super::{
+    CHANGES_PER_SEC, Client, DhcpEvent, DhcpRequest, DhcpServer, DhcpSink, LeaseEnd, LeaseState, Pending, binding,
+};
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::wire::dhcp::{MESSAGE_BYTES_MAX, MessageType};
@@ -182,17 +184,23 @@ impl DhcpServer {
         let is_same = before.is_some_and(|holder| holder.mac == client.mac && holder.key == client.key);
         let change = until.since(place.until).max(place.until.since(until));
         let is_same_host = place.host_name.as_deref() == host_name(asked);
-        if is_same && is_same_host && place.until > now && change < Duration::from_secs((secs / 16).into()) {
+        let is_close = place.until > now && change < Duration::from_secs((secs / 16).into());
+        let mut is_news = true;
+        if is_same && is_same_host && is_close && !place.is_unwritten {
             // Asked again within a moment: what is written down is said again, and the disk has nothing to do.
             secs = u32::try_from(place.until.since(now).as_secs()).unwrap_or(secs);
             let until = place.until;
+            is_news = before != Some(client.holder());
             if before.is_some_and(|holder| holder.is_gone || holder.session != client.origin.session) {
                 self.give_up_others(at, client, now, sink);
             }
             self.table.hold(at, client.holder(), LeaseState::Leased, until);
         } else {
-            let place = self.table.place_mut(at);
-            if !client.origin.is_bridge && !place.changes.allow(CHANGES_PER_SEC, now) {
+            let of_address = &mut self.table.place_mut(at).changes;
+            if !client.origin.is_bridge && !of_address.allow(CHANGES_PER_SEC, now) {
+                return Err(DropReason::DhcpRate);
+            }
+            if !self.may_change(&client.origin, now) {
                 return Err(DropReason::DhcpRate);
             }
             if let Some(holder) = before.filter(|_| !is_same) {
@@ -206,10 +214,14 @@ impl DhcpServer {
         }
         let binding = binding(&client.holder());
         sink.bind(address, Some(binding));
-        sink.event(match is_same {
-            true => DhcpEvent::Renewed { address, binding, secs },
-            false => DhcpEvent::Granted { address, binding, secs },
-        });
+        match is_same {
+            true if !is_news => {}
+            true => sink.event(DhcpEvent::Renewed { address, binding, secs }),
+            false => sink.event(DhcpEvent::Granted { address, binding, secs }),
+        }
+        if self.table.place(at).is_unwritten {
+            return Err(DropReason::GatewayJournalSlow);
+        }
         self.stats.acks += 1;
         let durable = self.table.place(at).durable;
         self.send(
@@ -264,10 +276,7 @@ impl DhcpServer {
         }
         let address = asked.requested.ok_or(DropReason::DhcpMalformed)?;
         let at = self.held(address, client).ok_or(DropReason::DhcpUnknownClient)?;
-        // A member who finds everything in use would put the whole pool out of service.
-        let of_member = self.table.of_member(client.origin.member).take(WALK_MAX);
-        let declined = of_member.filter(|at| self.table.place(*at).state == LeaseState::Conflict).count();
-        if declined >= if client.origin.is_bridge { WALK_MAX } else { DECLINES_MAX } {
+        if !self.may_put_out(&client.origin) {
             return Err(DropReason::DhcpRate);
         }
         let was_leased = self.table.place(at).state == LeaseState::Leased;
@@ -353,9 +362,5 @@ fn host_name<'a>(asked: &Asked<'a>) -> Option<&'a [u8]> {
 
 /// Clients that wait for a probe: 1.5 MB of messages at most. 3,000 a second may need one.
 const PENDING_MAX: usize = 1024;
-/// What a single address may cost the journal. An honest client needs one change, and another after a DECLINE elsewhere.
-const CHANGES_PER_SEC: u32 = 4;
-/// Addresses out of service because of one member.
-const DECLINES_MAX: usize = 4;
 /// Bound of walks over what one client, session or member has.
 const WALK_MAX: usize = 64;

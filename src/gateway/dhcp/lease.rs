@@ -124,6 +124,8 @@ pub(super) struct Place {
     owner: u8,
     /// Number of the journal's record that has the lease.
     pub(super) durable: Option<u64>,
+    /// The journal had no room for the record: nothing may be promised until it is written.
+    pub(super) is_unwritten: bool,
     /// How often the lease may change.
     pub(super) changes: StormLimiter,
     /// What the client calls itself.
@@ -149,6 +151,8 @@ pub(super) struct LeaseTable {
     by_client: Lists,
     by_member: Lists,
     by_session: Lists,
+    /// Addresses out of service, by the member who said so.
+    conflicts: Lists,
     /// What may be given to anybody: a list for each worker of addresses without use, then one for each of free ones,
     /// in the order in which they became free.
     spare: Lists,
@@ -177,6 +181,7 @@ impl LeaseTable {
                 is_reserved: reserved.binary_search(&address).is_ok(),
                 owner: u8::try_from(owner(address)).unwrap_or(0),
                 durable: None,
+                is_unwritten: false,
                 changes: StormLimiter::default(),
                 host_name: None,
             })
@@ -184,12 +189,24 @@ impl LeaseTable {
         let count = places.len();
         let owners = places.iter().map(|place| usize::from(place.owner) + 1).max().unwrap_or(1);
         let index = || Lists::new(count.next_power_of_two(), count);
-        let (by_client, by_member, by_session) = (index(), index(), index());
+        let (by_client, by_member, by_session, conflicts) = (index(), index(), index(), index());
         let extra = extra.into_boxed_slice();
         let spare = Lists::new(2 * owners, count);
         let timers = Timers::new(count);
-        let mut table =
-            Self { first, pool_len, extra, places, hash_seed, by_client, by_member, by_session, spare, owners, timers };
+        let mut table = Self {
+            first,
+            pool_len,
+            extra,
+            places,
+            hash_seed,
+            by_client,
+            by_member,
+            by_session,
+            conflicts,
+            spare,
+            owners,
+            timers,
+        };
         for address in &settings.excluded {
             if let Some(at) = table.index(*address) {
                 table.places[at as usize].state = LeaseState::Closed;
@@ -231,6 +248,7 @@ impl LeaseTable {
     /// `at` gets a holder and a state that lasts until `until`.
     pub(super) fn hold(&mut self, at: Index, holder: Holder, state: LeaseState, until: Tick) {
         self.spare.remove(at);
+        self.conflicts.remove(at);
         self.enter(at, holder);
         let place = &mut self.places[at as usize];
         place.state = state;
@@ -242,6 +260,7 @@ impl LeaseTable {
     /// Nobody has `at` from `now` on. With `remember` its holder stays known as the one who had it last.
     pub(super) fn free(&mut self, at: Index, remember: bool, now: Tick) {
         self.timers.cancel(at);
+        self.conflicts.remove(at);
         if !remember {
             self.forget(at);
         }
@@ -254,10 +273,13 @@ impl LeaseTable {
         self.make_spare(at);
     }
 
-    /// `at` is out of service until `until`. Its session and member stay known, its client does not.
+    /// `at` is out of service until `until`. Its holder, who said so, stays known by session and member.
     pub(super) fn put_out(&mut self, at: Index, until: Tick) {
         self.spare.remove(at);
         self.by_client.remove(at);
+        if let Some(Holder { member, .. }) = self.places[at as usize].holder {
+            self.conflicts.push_front(self.member_list(member), at);
+        }
         let place = &mut self.places[at as usize];
         (place.state, place.until, place.is_used) = (LeaseState::Conflict, until, true);
         (place.durable, place.host_name) = (None, None);
@@ -296,6 +318,12 @@ impl LeaseTable {
         self.by_member
             .iter(self.member_list(member))
             .filter(move |at| self.holder_is(*at, |holder| holder.member == member))
+    }
+
+    /// How many places are out of service because of `member`; walks over `most` at most.
+    pub(super) fn conflicts_of(&self, member: MemberId, most: usize) -> usize {
+        let all = self.conflicts.iter(self.member_list(member));
+        all.filter(|at| self.holder_is(*at, |holder| holder.member == member)).take(most).count()
     }
 
     /// Places whose holder is session `session`, which is not over.

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use lease::{Holder, Index, LeaseTable};
 use options::{Joined, Told};
+use rates::{Rate, Rates};
 use reservations::Reservations;
 
 use super::Origin;
@@ -34,6 +35,7 @@ mod journal;
 mod lease;
 mod lists;
 mod options;
+mod rates;
 mod relay;
 mod reservations;
 mod restore;
@@ -69,7 +71,7 @@ pub trait DhcpSink {
     fn probe(&mut self, address: Ipv4Addr);
     /// Lets a card use an address, or with `None` nobody.
     fn bind(&mut self, address: Ipv4Addr, binding: Option<Binding>);
-    /// Appends a record to the journal; its number.
+    /// Appends a record to the journal; its number, or `u64::MAX` if there was no room for it.
     fn journal(&mut self, record: &[u8]) -> u64;
     /// Tells what happened.
     fn event(&mut self, event: DhcpEvent);
@@ -201,6 +203,7 @@ pub struct DhcpServer {
     table: LeaseTable,
     /// Messages that are answered when nobody has answered a probe.
     pending: BTreeMap<Index, Pending>,
+    rates: Rates,
     rng: u64,
     /// The same moment on both clocks.
     epoch: (Tick, u64),
@@ -234,6 +237,7 @@ impl DhcpServer {
             settings,
             table,
             pending: BTreeMap::new(),
+            rates: Rates::default(),
             rng,
             epoch: (now, unix_s),
             records: 0,
@@ -244,7 +248,11 @@ impl DhcpServer {
 
     /// Takes a message of a client or relay.
     pub fn message(&mut self, request: DhcpRequest<'_>, now: Tick, sink: &mut impl DhcpSink) {
-        if let Err(reason) = self.try_message(&request, now, sink) {
+        self.message_at(&request, true, now, sink);
+    }
+
+    fn message_at(&mut self, request: &DhcpRequest<'_>, is_first: bool, now: Tick, sink: &mut impl DhcpSink) {
+        if let Err(reason) = self.try_message(request, is_first, now, sink) {
             sink.dropped(reason);
         }
     }
@@ -252,6 +260,7 @@ impl DhcpServer {
     fn try_message(
         &mut self,
         request: &DhcpRequest<'_>,
+        is_first: bool,
         now: Tick,
         sink: &mut impl DhcpSink,
     ) -> Result<(), DropReason> {
@@ -268,6 +277,10 @@ impl DhcpServer {
         if self.settings.match_source_mac && asked.message.giaddr().is_unspecified() && chaddr != request.src_mac {
             return Err(DropReason::DhcpSourceMac);
         }
+        let wants_answer = matches!(asked.what, MessageType::Discover | MessageType::Request | MessageType::Inform);
+        if is_first && wants_answer && !self.may_ask(request.origin, now) {
+            return Err(DropReason::DhcpRate);
+        }
         let key = asked.client_id.map_or_else(|| ClientKey::from_mac(chaddr), ClientKey::from_id);
         let client = Client { origin: *request.origin, mac: chaddr, key, id: asked.client_id };
         match asked.what {
@@ -280,13 +293,20 @@ impl DhcpServer {
         }
     }
 
-    /// Card `mac` says it has `address`. Of meaning only while that address is being probed.
-    pub fn seen(&mut self, address: Ipv4Addr, mac: Mac, now: Tick, sink: &mut impl DhcpSink) {
+    /// Card `mac` behind `origin` says it has `address`. Of meaning only while that address is being probed, and not from
+    /// the session it is probed for: that one says DECLINE, or puts out of service whatever it is about to get.
+    pub fn seen(&mut self, origin: &Origin, address: Ipv4Addr, mac: Mac, now: Tick, sink: &mut impl DhcpSink) {
         let Some(at) = self.table.index(address) else { return };
         let place = self.table.place(at);
-        if place.state != LeaseState::Probing || place.holder.is_some_and(|holder| holder.mac == mac) {
+        let by_asker = place.holder.is_some_and(|holder| {
+            holder.mac == mac || holder.session == origin.session && !holder.is_gone && !origin.is_bridge
+        });
+        if place.state != LeaseState::Probing || by_asker || !self.may_put_out(origin) {
             return;
         }
+        // Counted for whoever says he has it, not for whom it was meant.
+        let claims = Client { origin: *origin, mac, key: ClientKey::from_mac(mac), id: None };
+        self.table.hold(at, claims.holder(), LeaseState::Probing, now);
         self.put_out(at, now, sink);
         self.stats.conflicts += 1;
         sink.event(DhcpEvent::Conflict { address, by: mac, declined: false });
@@ -324,7 +344,8 @@ impl DhcpServer {
 
     fn resume(&mut self, pending: &Pending, now: Tick, sink: &mut impl DhcpSink) {
         let Pending { origin, src_mac, src, dst, payload } = pending;
-        self.message(DhcpRequest { origin, src_mac: *src_mac, src: *src, dst: *dst, payload }, now, sink);
+        let request = DhcpRequest { origin, src_mac: *src_mac, src: *src, dst: *dst, payload };
+        self.message_at(&request, false, now, sink);
     }
 
     /// The member of `origin`, who logged in again, goes on with `address` by card `mac` without asking. `true` if that
@@ -355,6 +376,7 @@ impl DhcpServer {
 
     /// The session is over: its leases run on, for its member to come back to, but nobody may use their addresses.
     pub fn session_ended(&mut self, session: SessionId, sink: &mut impl DhcpSink) {
+        self.rates.end(session);
         loop {
             let next = self.table.of_session(session).next();
             let Some(at) = next else { break };
@@ -428,6 +450,13 @@ impl DhcpServer {
         }
     }
 
+    /// Whether `origin` may put another address out of service. A member who finds everything in use, or says he has it,
+    /// would do so with the whole pool; behind a bridge there are many.
+    fn may_put_out(&self, origin: &Origin) -> bool {
+        let most = if origin.is_bridge { CONFLICTS_OF_BRIDGE_MAX } else { CONFLICTS_MAX };
+        self.table.conflicts_of(origin.member, most) < most
+    }
+
     /// Somebody uses `at` who should not.
     fn put_out(&mut self, at: Index, now: Tick, sink: &mut impl DhcpSink) {
         self.table.put_out(at, now + Duration::from_secs(self.settings.decline_secs.into()));
@@ -437,10 +466,25 @@ impl DhcpServer {
     /// Puts the state of `at` into the journal.
     fn write_down(&mut self, at: Index, sink: &mut impl DhcpSink) {
         if let Some(line) = self.record(at).map(|record| record.to_line()) {
-            let number = sink.journal(&line);
-            self.records += 1;
-            self.table.place_mut(at).durable = Some(number);
+            let number = Some(sink.journal(&line)).filter(|number| *number != u64::MAX);
+            self.records += u64::from(number.is_some());
+            let place = self.table.place_mut(at);
+            (place.durable, place.is_unwritten) = (number, number.is_none());
         }
+    }
+
+    /// Whether the session gets another answer.
+    fn may_ask(&mut self, origin: &Origin, now: Tick) -> bool {
+        let leases = u32::try_from(self.settings.leases_per_session).unwrap_or(u32::MAX);
+        let rate = Rate { per_sec: MESSAGES_PER_SEC, burst: leases.saturating_mul(4).max(MESSAGES_BURST) };
+        origin.is_bridge || self.rates.message(origin.session, rate, now)
+    }
+
+    /// Whether the session may change another lease. As many as it may have it takes at once.
+    fn may_change(&mut self, origin: &Origin, now: Tick) -> bool {
+        let leases = u32::try_from(self.settings.leases_per_session).unwrap_or(u32::MAX);
+        let rate = Rate { per_sec: CHANGES_PER_SEC, burst: leases.max(CHANGES_BURST) };
+        origin.is_bridge || self.rates.change(origin.session, rate, now)
     }
 
     /// Whether the session has as many addresses as it may.
@@ -484,6 +528,16 @@ fn next_random(state: &mut u64) -> u64 {
     z ^ z >> 31
 }
 
+/// What a single address, and what a single session, may cost the journal and the log. An honest client needs one
+/// change, and another after a DECLINE elsewhere.
+const CHANGES_PER_SEC: u32 = 4;
+const CHANGES_BURST: u32 = 16;
+/// What a session is answered. A client that got no answer asks again after seconds (RFC 2131 §4.1).
+const MESSAGES_PER_SEC: u32 = 32;
+const MESSAGES_BURST: u32 = 64;
+/// Addresses out of service because of one member.
+const CONFLICTS_MAX: usize = 4;
+const CONFLICTS_OF_BRIDGE_MAX: usize = 64;
 /// What one call of `poll` ends: some 100 µs.
 const EXPIRIES_MAX: usize = 256;
 /// A session's list is its leases and what it gave back; the newest stand in front.

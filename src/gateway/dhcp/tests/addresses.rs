@@ -58,14 +58,14 @@ fn dhcp_d7_probe_before_reuse() {
     assert_eq!(rig.say(me, &discover(mac(100)).broadcast()), None);
     let asked = rig.world.probed.clone();
     assert_eq!(asked, all[..1]);
-    rig.server.seen(asked[0], mac(666), rig.now, &mut rig.world);
+    rig.server.seen(&origin(50, 50), asked[0], mac(666), rig.now, &mut rig.world);
     assert_eq!(rig.state(asked[0]), Some(LeaseState::Conflict));
     let conflict = DhcpEvent::Conflict { address: asked[0], by: mac(666), declined: false };
     assert!(rig.world.events.contains(&conflict));
     // The next one is asked for at once; the client's retry changes nothing but the number of its exchange.
     assert_eq!(rig.world.probed, all[..2]);
     assert_eq!(rig.say(me, &discover(mac(100)).field(4, &[1, 2, 3, 4])), None);
-    rig.server.seen(all[1], mac(100), rig.now, &mut rig.world);
+    rig.server.seen(&origin(50, 50), all[1], mac(100), rig.now, &mut rig.world);
     assert_eq!(rig.pass(Duration::from_millis(299)), []);
     let offers = rig.pass(Duration::from_millis(1));
     assert_eq!((offers.len(), offers[0].yiaddr(), offers[0].message().xid()), (1, all[1], 0x01020304));

@@ -83,16 +83,21 @@ fn dhcp_h14_starvation() {
     let mut offered = BTreeSet::new();
     for n in 0..65_536_u32 {
         let id = n.wrapping_mul(0x9e37_79b1).to_be_bytes();
-        let offer = rig.say(origin(1, 1), &discover(mac(n + 1000)).id(&id)).unwrap();
+        if n % 100 == 0 {
+            rig.pass(Duration::from_millis(10));
+        }
+        let Some(offer) = rig.say(origin(1, 1), &discover(mac(n + 1000)).id(&id)) else {
+            assert_eq!(rig.world.drops.last(), Some(&DropReason::DhcpRate));
+            continue;
+        };
         offered.insert(offer.yiaddr());
         if n % 3 == 0 {
             let taken = rig.say(origin(1, 1), &select(mac(n + 1000), offer.yiaddr()).id(&id));
             assert!(taken.is_none_or(|ack| ack.yiaddr() == offer.yiaddr()));
         }
-        if n % 100 == 0 {
-            rig.pass(Duration::from_millis(10));
-        }
     }
+    // 6.5 s at 32 messages a second, and the first burst.
+    assert!((200..300).contains(&rig.world.said.len()), "{} answers", rig.world.said.len());
     assert_eq!(offered.len(), 1, "one address");
     assert_eq!(rig.server.leases(rig.now).count(), 2);
     // 6.5 s at 4 changes a second, and the first burst.
@@ -212,4 +217,96 @@ proptest! {
         }
         raw(&mut rig, &bytes, mac(1));
     }
+}
+
+/// H14: taking and giving back, as fast as the link carries it, another address each time.
+#[test]
+fn dhcp_h14_walk_through_the_pool() {
+    let mut rig = Rig::new(settings());
+    let me = origin(1, 1);
+    for n in 0..2_000u32 {
+        let address = Ipv4Addr::from(u32::from(host(10)) + n);
+        rig.say(me, &select(mac(1), address));
+        rig.say(me, &give_back(mac(1), address));
+    }
+    let World { records, events, drops, .. } = &rig.world;
+    assert!(*records < 100 && events.len() < 100, "{records} records, {} events in no time", events.len());
+    assert!(drops.contains(&DropReason::DhcpRate));
+    // Others, and whoever has a network behind him, are not held up.
+    rig.lease(origin(2, 2), mac(2));
+    for n in 100..200 {
+        rig.lease(bridge(), mac(n));
+    }
+    rig.secs(1);
+    rig.lease(me, mac(1));
+}
+
+/// H14: "I have it", by ARP, to each probe that follows one DISCOVER.
+#[test]
+fn dhcp_h14_answers_to_probes() {
+    let out = |claims: Origin| {
+        let mut rig = Rig::new(ten());
+        for n in 10..20u8 {
+            // Addresses that somebody had once.
+            let owner = origin(20 + u32::from(n), 20 + u64::from(n));
+            rig.say(owner, &select(mac(n.into()), host(n)));
+            rig.say(owner, &give_back(mac(n.into()), host(n)));
+        }
+        rig.say(origin(1, 1), &discover(mac(100)));
+        while let Some(probed) = rig.world.probed.pop() {
+            rig.server.seen(&claims, probed, mac(999), rig.now, &mut rig.world);
+            // What he had in between makes nobody forget what he said.
+            rig.say(claims, &select(mac(999), host(10)));
+        }
+        // Who asked is answered all the same, as far as there is anything left.
+        let offered = !rig.pass(Duration::from_millis(300)).is_empty();
+        (rig.server.leases(rig.now).filter(|row| row.state == LeaseState::Conflict).count(), offered)
+    };
+    assert_eq!(out(origin(1, 1)), (0, true), "another card of the session that asked");
+    assert_eq!(out(origin(1, 3)), (4, true), "another session of its member");
+    assert_eq!(out(origin(2, 2)), (4, true), "another member");
+    assert_eq!(out(bridge()), (10, false), "many hosts");
+}
+
+/// A host behind a bridge that has an address, and another one that asks for one.
+#[test]
+fn a_bridge_may_answer_for_its_hosts() {
+    let mut rig = Rig::new(ten());
+    for n in 10..20u8 {
+        let address = rig.lease(bridge(), mac(n.into()));
+        rig.say(bridge(), &give_back(mac(n.into()), address));
+    }
+    rig.say(bridge(), &discover(mac(100)));
+    let probed = rig.world.probed[0];
+    rig.server.seen(&bridge(), probed, mac(999), rig.now, &mut rig.world);
+    assert_eq!(rig.state(probed), Some(LeaseState::Conflict));
+    assert_ne!(rig.offer(bridge(), &discover(mac(100))).yiaddr(), probed);
+}
+
+/// H14: renewals, as fast as the link carries them.
+#[test]
+fn dhcp_h14_renewals_at_line_rate() {
+    let mut rig = Rig::new(settings());
+    let address = rig.lease(origin(1, 1), mac(1));
+    let (events, said) = (rig.world.events.len(), rig.world.said.len());
+    for _ in 0..10_000 {
+        rig.say(origin(1, 1), &renew(mac(1), address));
+    }
+    assert_eq!(rig.world.events.len(), events, "nothing changed");
+    assert!(rig.world.said.len() - said <= 64, "{} answers in no time", rig.world.said.len() - said);
+    assert_eq!(rig.world.drops.last(), Some(&DropReason::DhcpRate));
+    // Another name each time is a change, but a rare one.
+    for n in 0..1_000_u32 {
+        rig.say(origin(1, 1), &renew(mac(1), address).option(12, &n.to_be_bytes()));
+        rig.pass(Duration::from_millis(10));
+    }
+    let news = rig.world.events.len() - events;
+    assert!((40..=60).contains(&news), "{news} events in 10 s");
+    // The member is back, elsewhere: that is told.
+    rig.server.session_ended(SessionId(1), &mut rig.world);
+    let news = rig.world.events.len();
+    assert_eq!(rig.say(origin(1, 2), &renew(mac(1), address)).unwrap().what(), MessageType::Ack);
+    assert!(
+        matches!(rig.world.events[news..], [DhcpEvent::Renewed { binding, .. }] if binding.session == SessionId(2))
+    );
 }

@@ -5,6 +5,23 @@ use std::collections::BTreeMap;
 
 use super::*;
 
+/// What the journal had no room for is written when the client asks again, and promised only then.
+#[test]
+fn a_journal_without_room_promises_nothing() {
+    let mut rig = Rig::new(ten());
+    let me = origin(1, 1);
+    let address = rig.offer(me, &discover(mac(1))).yiaddr();
+    rig.world.journal_is_full = true;
+    for ask in [select(mac(1), address), renew(mac(1), address)] {
+        assert_eq!(rig.drop_reason(me, &ask), DropReason::GatewayJournalSlow);
+    }
+    rig.world.journal_is_full = false;
+    let ack = rig.say(me, &select(mac(1), address)).unwrap();
+    assert_eq!((ack.what(), ack.durable, rig.world.records), (MessageType::Ack, Some(1), 1));
+    assert_eq!(rig.say(me, &renew(mac(1), address)).unwrap().durable, Some(1), "and is written once");
+    assert_eq!((rig.world.records, rig.killed().leases), (1, 1));
+}
+
 #[test]
 fn dhcp_d16_bindings_survive_kill() {
     let mut rig = Rig::new(settings());
@@ -274,7 +291,7 @@ mod random {
                         };
                         follow(&mut rig, &mut believed, origin, station, &ask)?;
                     }
-                    Step::Claimed { address } => rig.server.seen(host(address), mac(666), rig.now, &mut rig.world),
+                    Step::Claimed { address } => rig.server.seen(&origin(5, 5), host(address), mac(666), rig.now, &mut rig.world),
                     Step::End { session } => {
                         rig.server.session_ended(who(session, generation).session, &mut rig.world);
                     }
