@@ -178,8 +178,9 @@ impl Nat {
 
     fn check_flow(&mut self, host: u32, tuple: &Tuple, hairpin: bool, now: Tick) -> Result<(), Refusal> {
         let limits = self.plan.settings().limits;
+        let resting = self.hosts.members.resting(self.hosts.slab[host].insider.member, now);
         let host = &mut self.hosts.slab[host];
-        if host.flows >= limits.flows_per_address {
+        if host.flows + resting.flows >= limits.flows_per_address {
             return Err(Refusal::prohibited(DropReason::NatFlowLimit));
         }
         if !host.rate.allow(limits.new_flows_per_sec, now) {
@@ -215,7 +216,10 @@ impl Nat {
     ) -> Result<Option<u32>, Refusal> {
         let limits = self.plan.settings().limits;
         let Host { ports, insider, area, .. } = self.hosts.slab[host];
-        if ports >= limits.ports_per_address || self.hosts.ports_of(insider.member) >= limits.ports_per_member {
+        // What rests is nobody else's either, and must not be a way to more than anybody may have.
+        let resting = self.hosts.members.resting(insider.member, now).ports;
+        let of_member = self.hosts.members.ports(insider.member) + resting;
+        if ports + resting >= limits.ports_per_address || of_member >= limits.ports_per_member {
             return Err(Refusal::prohibited(DropReason::NatPortLimit));
         }
         if self.mappings.slab.len() >= limits.mappings as usize {
@@ -264,7 +268,9 @@ impl Nat {
                 }
             }
         }
-        let block = self.ports.grant(area, host, blocks.len(), now, &mut self.random)?;
+        let resting = self.hosts.members.resting(self.hosts.slab[host].insider.member, now).blocks;
+        let held = blocks.len() + resting as usize;
+        let block = self.ports.grant(area, host, held, now, &mut self.random)?;
         let host = &mut self.hosts.slab[host];
         host.blocks.push(block);
         let (address, first, ports) = self.ports.extent(block);

@@ -60,6 +60,7 @@ mod hosts;
 mod icmp;
 mod limits;
 mod mappings;
+mod members;
 mod parse;
 mod pcp;
 mod plan;
@@ -110,7 +111,7 @@ impl Nat {
             worker,
             flows: Flows::new(tcp::coarse(now), &mut random),
             mappings: Mappings::new(&mut random),
-            hosts: Hosts::new(&mut random),
+            hosts: Hosts::new(settings.timeouts.quarantine, &mut random),
             ports: Ports::new(&plan, worker),
             policy: Policy::new(settings.policy.clone(), settings.inside),
             policy_changed: false,

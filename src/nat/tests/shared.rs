@@ -493,3 +493,23 @@ fn static_mappings() {
         bad("5.5.5.6:22", "100.64.0.6:22") && bad("5.5.5.5:22", "10.0.0.1:22") && bad("5.5.5.5:0", "100.64.0.6:22")
     );
 }
+
+/// A lease given back and taken again is no way around rates and quotas.
+#[test]
+fn nat_h15_release_renews_no_quota() {
+    // The host's address shared, as by default.
+    let mut rig = Rig::new(NatSettings { ports: (61_001, 65_535), ..settings() });
+    let mut sent = 0;
+    for cycle in 0..400u32 {
+        for port in 0..64u16 {
+            let from = member(5);
+            sent += rig.out(from, &udp(at(from, 1000 + port), server(cycle * 64 + u32::from(port)), b"")).sent.len();
+        }
+        let (now, mut out) = (rig.now, Out::default());
+        rig.nats[0].end_address_of(member(5).address, member(5).member, now, &mut out);
+        rig.pass(Duration::from_millis(25));
+    }
+    let others = (6..106).filter(|n| !rig.out(member(*n), &udp(at(member(*n), 4000), server(0), b"")).sent.is_empty());
+    let served = others.count();
+    assert!(sent <= 10 * 500 + 500 && served == 100, "{sent} flows in 10 s, {served} of 100 others get a port");
+}
