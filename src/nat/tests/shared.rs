@@ -513,3 +513,44 @@ fn nat_h15_release_renews_no_quota() {
     let served = others.count();
     assert!(sent <= 10 * 500 + 500 && served == 100, "{sent} flows in 10 s, {served} of 100 others get a port");
 }
+
+/// A server that sends long datagrams, one after the other, each of them complete.
+#[test]
+fn nat_u14_many_datagrams_of_one_source() {
+    let mut rig = Rig::new(NatSettings { workers: 3, ..settings() });
+    let external = rig.udp_out(member(5), 4000, server(0));
+    let mut whole = 0;
+    for id in 1..=200u16 {
+        let pieces = super::udp::cut(&udp(server(0), external, &[7; 2000]), 1400, id);
+        whole += usize::from(pieces.iter().map(|piece| rig.in_(piece).delivered.len()).sum::<usize>() > 0);
+        rig.pass(Duration::from_millis(10));
+    }
+    assert_eq!(whole, 200, "complete datagrams in 2 s");
+}
+
+/// Asking by PCP for what cannot be had, as fast as the link carries it.
+#[test]
+fn nat_h15_pcp_takes_no_more_than_packets() {
+    let mut rig = Rig::new(NatSettings { ports: (61_001, 65_535), ..settings() });
+    // PREFER_FAILURE, and an external address that is none of ours.
+    let mut answers = 0;
+    for n in 0..60_000u32 {
+        let port = u16::try_from(n % 50_000 + 1).unwrap();
+        let mut request = vec![2, 1, 0, 0, 0, 0, 0, 120];
+        request.extend(member(5).address.to_ipv6_mapped().octets());
+        request.extend([7; 12]);
+        request.extend([17, 0, 0, 0]);
+        request.extend(port.to_be_bytes());
+        request.extend([0, 0]);
+        request.extend(std::net::Ipv4Addr::new(9, 9, 9, 9).to_ipv6_mapped().octets());
+        // Blocks first: those are kept.
+        if n >= 2_000 {
+            request.extend([2, 0, 0, 0]);
+        }
+        let (now, mut out, mut answer) = (rig.now, Out::default(), [0; 1100]);
+        answers += rig.nats[0].pcp(&member(5), 4000, &request, &mut answer, now, &mut out).min(1);
+    }
+    let got = |n: &u32, rig: &mut Rig| !rig.out(member(*n), &udp(at(member(*n), 4000), server(0), b"")).sent.is_empty();
+    let served = (6..306).filter(|n| got(n, &mut rig)).count();
+    assert_eq!((answers, served), (60_000, 300), "others that get a port");
+}
