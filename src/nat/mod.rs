@@ -191,6 +191,9 @@ impl Nat {
                 Begun::Untranslated => return self.send_untranslated(head, packet, offload, sink),
             },
         };
+        if self.flows.slab[number].session != flows::session_tag(from.session) {
+            self.resume_flow(number, from, sink);
+        }
         let hairpin = self.flows.slab[number].flags & HAIRPIN != 0;
         if !hairpin {
             fit(head, packet, &mut offload, tuple.proto, self.plan.settings().uplink_mtu)?;

@@ -119,6 +119,7 @@ impl Nat {
         if opcode & RESPONSE != 0 || request.len() > REQUEST_BYTES_MAX {
             return 0;
         }
+        self.session_changed(from, sink);
         // Too short for a header: the answer is as long as one all the same.
         let length = request.len().clamp(HEADER_BYTES, REQUEST_BYTES_MAX).next_multiple_of(4);
         answer[..length].fill(0);

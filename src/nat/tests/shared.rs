@@ -554,3 +554,27 @@ fn nat_h15_pcp_takes_no_more_than_packets() {
     let served = (6..306).filter(|n| got(n, &mut rig)).count();
     assert_eq!((answers, served), (60_000, 300), "others that get a port");
 }
+
+/// The session of a port, when its member is back and goes on with the flows he had.
+#[test]
+fn session_of_known_flows() {
+    let mut rig = Rig::new(settings());
+    rig.udp_out(member(5), 4000, server(0));
+    let back = Insider { session: SessionId(77), ..member(5) };
+    let out = rig.out(back, &udp(at(back, 4000), server(0), b""));
+    assert_eq!(out.events, [NatEvent::SessionChanged { insider: back }]);
+}
+
+/// The same said by the caller, and once only.
+#[test]
+fn session_said_to_have_changed() {
+    let mut rig = Rig::new(settings());
+    rig.udp_out(member(5), 4000, server(0));
+    let back = Insider { session: SessionId(77), ..member(5) };
+    let mut out = Out::default();
+    rig.nats[0].session_changed(&Insider { member: member(6).member, ..back }, &mut out);
+    assert!(out.events.is_empty(), "somebody else's");
+    rig.nats[0].session_changed(&back, &mut out);
+    assert_eq!(out.events, [NatEvent::SessionChanged { insider: back }]);
+    assert!(rig.out(back, &udp(at(back, 4000), server(0), b"")).events.is_empty());
+}
