@@ -52,7 +52,10 @@ struct Member {
 
 impl Member {
     fn expire(&mut self, now: Tick) {
-        while let Some((_, ended)) = self.ends.pop_front_if(|(until, _)| *until <= now) {
+        while let Some((until, ended)) = self.ends.front().copied()
+            && until <= now
+        {
+            self.ends.pop_front();
             self.resting.subtract(ended);
         }
     }

@@ -578,3 +578,25 @@ fn session_said_to_have_changed() {
     assert_eq!(out.events, [NatEvent::SessionChanged { insider: back }]);
     assert!(rig.out(back, &udp(at(back, 4000), server(0), b"")).events.is_empty());
 }
+
+/// With no rate in the way, a block or shared flow for each lease taken is bounded by the quotas, and free again later.
+#[test]
+fn nat_h15_what_rests_counts() {
+    let mut settings = NatSettings { ports: (61_001, 65_535), ..unlimited() };
+    (settings.limits.ports_per_address, settings.limits.flows_per_address) = (2_048, 100);
+    let mut rig = Rig::new(settings);
+    let from = member(5);
+    let lease = |rig: &mut Rig, packet: &[u8]| {
+        let (sent, now) = (rig.out(from, packet).sent.len(), rig.now);
+        rig.nats[0].end_address_of(from.address, from.member, now, &mut Out::default());
+        sent
+    };
+    let udp = (0..4_000).map(|_| lease(&mut rig, &udp(at(from, 4000), server(0), b""))).sum::<usize>();
+    let tcp_of = |port| tcp(at(from, port), server(0), SYN, &[]);
+    let tcp = (0..4_000).map(|port| lease(&mut rig, &tcp_of(1_000 + port))).sum::<usize>();
+    assert!(udp <= 2_048 && tcp <= 100, "{udp} ports, {tcp} shared flows");
+    let mut served = |n| !rig.out(member(n), &super::rig::udp(at(member(n), 4000), server(0), b"")).sent.is_empty();
+    assert!((6..106).all(&mut served), "the others");
+    rig.pass_secs(122);
+    assert_eq!(lease(&mut rig, &tcp_of(1_000)), 1, "his quota is whole again");
+}
