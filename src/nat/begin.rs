@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::Nat;
 use super::answers::Refusal;
 use super::events::{Insider, NatEvent, NatSink, PortBlock};
-use super::flows::{ACTIVE, Flow, HAIRPIN, RECORDED};
+use super::flows::{ACTIVE, Flow, HAIRPIN, RECORDED, session_tag};
 use super::hosts::Host;
 use super::mappings::{self, Mapping};
 use super::parse::Tuple;
@@ -118,6 +118,7 @@ impl Nat {
             mapping: mapping.unwrap_or(NONE),
             host,
             flags: ACTIVE | if hairpin { HAIRPIN } else { 0 } | if recorded { RECORDED } else { 0 },
+            session: session_tag(self.hosts.slab[host].insider.session),
             ..Flow::default()
         };
         Ok(self.add_flow(flow, sink))
@@ -160,12 +161,8 @@ impl Nat {
     /// The host of a member, made if there is none. What another member had under this address ends.
     pub(super) fn host_of(&mut self, from: &Insider, now: Tick, sink: &mut impl NatSink) -> u32 {
         if let Some(number) = self.hosts.of(from.address) {
-            let host = &mut self.hosts.slab[number];
-            if host.insider.member == from.member {
-                if host.insider.session != from.session {
-                    host.insider.session = from.session;
-                    sink.event(NatEvent::SessionChanged { insider: *from });
-                }
+            if self.hosts.slab[number].insider.member == from.member {
+                self.session_changed(from, sink);
                 return number;
             }
             self.end_host(number, now, sink);
@@ -176,10 +173,30 @@ impl Nat {
         self.hosts.insert(Host::new(*from, area, now))
     }
 
+    /// The member of an inside address is back in another session, perhaps: what he has under it is that session's from
+    /// here on. Packets bring it about by themselves, except that one in 256 sessions looks to a known flow like the one
+    /// before; who knows of a session's begin may say so.
+    pub fn session_changed(&mut self, insider: &Insider, sink: &mut impl NatSink) {
+        let Some(number) = self.hosts.of(insider.address) else { return };
+        let known = &mut self.hosts.slab[number].insider;
+        if known.member == insider.member && known.session != insider.session {
+            known.session = insider.session;
+            sink.event(NatEvent::SessionChanged { insider: *insider });
+        }
+    }
+
+    /// A known flow is used by another session of its member.
+    #[cold]
+    pub(super) fn resume_flow(&mut self, number: u32, from: &Insider, sink: &mut impl NatSink) {
+        self.flows.slab[number].session = session_tag(from.session);
+        self.session_changed(from, sink);
+    }
+
     fn check_flow(&mut self, host: u32, tuple: &Tuple, hairpin: bool, now: Tick) -> Result<(), Refusal> {
         let limits = self.plan.settings().limits;
+        let resting = self.hosts.members.resting(self.hosts.slab[host].insider.member, now);
         let host = &mut self.hosts.slab[host];
-        if host.flows >= limits.flows_per_address {
+        if host.flows + resting.flows >= limits.flows_per_address {
             return Err(Refusal::prohibited(DropReason::NatFlowLimit));
         }
         if !host.rate.allow(limits.new_flows_per_sec, now) {
@@ -215,7 +232,10 @@ impl Nat {
     ) -> Result<Option<u32>, Refusal> {
         let limits = self.plan.settings().limits;
         let Host { ports, insider, area, .. } = self.hosts.slab[host];
-        if ports >= limits.ports_per_address || self.hosts.ports_of(insider.member) >= limits.ports_per_member {
+        // What rests is nobody else's either, and must not be a way to more than anybody may have.
+        let resting = self.hosts.members.resting(insider.member, now).ports;
+        let of_member = self.hosts.members.ports(insider.member) + resting;
+        if ports + resting >= limits.ports_per_address || of_member >= limits.ports_per_member {
             return Err(Refusal::prohibited(DropReason::NatPortLimit));
         }
         if self.mappings.slab.len() >= limits.mappings as usize {
@@ -264,7 +284,9 @@ impl Nat {
                 }
             }
         }
-        let block = self.ports.grant(area, host, blocks.len(), now, &mut self.random)?;
+        let resting = self.hosts.members.resting(self.hosts.slab[host].insider.member, now).blocks;
+        let held = blocks.len() + resting as usize;
+        let block = self.ports.grant(area, host, held, now, &mut self.random)?;
         let host = &mut self.hosts.slab[host];
         host.blocks.push(block);
         let (address, first, ports) = self.ports.extent(block);

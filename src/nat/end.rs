@@ -5,6 +5,7 @@ use super::Nat;
 use super::events::{NatEvent, NatSink, PortBlock};
 use super::flows::{ACTIVE, Flow, RECORDED};
 use super::mappings;
+use super::members::Resting;
 use super::table::{self, NONE};
 use super::tcp::{self, State};
 use crate::ids::MemberId;
@@ -58,7 +59,7 @@ impl Nat {
             let host = &mut self.hosts.slab[number];
             host.blocks.retain(|held| *held != block);
             self.release(number, block, now, sink);
-            self.end_idle_host(number);
+            self.end_idle_host(number, now);
         }
         true
     }
@@ -66,13 +67,14 @@ impl Nat {
     fn release(&mut self, host: u32, block: u32, now: Tick, sink: &mut impl NatSink) {
         let (address, first, ports) = self.ports.extent(block);
         self.ports.release(block, now);
+        self.hosts.rest(host, Resting { ports: ports.into(), blocks: 1, flows: 0 }, now);
         let insider = self.hosts.slab[host].insider;
         sink.event(NatEvent::BlockReleased { insider, block: PortBlock { address, first, ports } });
     }
 
-    fn end_idle_host(&mut self, number: u32) {
+    pub(super) fn end_idle_host(&mut self, number: u32, now: Tick) {
         if self.hosts.slab[number].is_idle() {
-            self.hosts.remove(number);
+            self.hosts.remove(number, now);
         }
     }
 
@@ -86,7 +88,7 @@ impl Nat {
                 self.end_mapping(flow.mapping, now, sink);
             }
         } else if flow.host != NONE {
-            self.end_idle_host(flow.host);
+            self.end_idle_host(flow.host, now);
         }
     }
 
@@ -124,7 +126,7 @@ impl Nat {
         let host = self.mappings.slab[number].host;
         self.drop_mapping(number, now, sink);
         if host != NONE {
-            self.end_idle_host(host);
+            self.end_idle_host(host, now);
         }
     }
 
@@ -148,6 +150,7 @@ impl Nat {
             self.ports.give(mapping.block, mapping.proto, mapping.outside_port, now);
         } else if let Some(area) = self.plan.area_of(mapping.outside) {
             self.ports.give_common(area, mapping.proto, mapping.outside_port, now);
+            self.hosts.rest(host, Resting { ports: 1, ..Resting::default() }, now);
         }
         self.hosts.uncount_port(host);
         if mapping.flags & mappings::RECORDED != 0 {
@@ -178,11 +181,12 @@ impl Nat {
         for block in std::mem::take(&mut self.hosts.slab[number].blocks) {
             self.release(number, block, now, sink);
         }
-        self.hosts.remove(number);
+        self.hosts.remove(number, now);
     }
 
     fn rest(&mut self, number: u32, now: Tick, sink: &mut impl NatSink) {
-        self.detach(number, sink);
+        let flow = self.detach(number, sink);
+        self.hosts.rest(flow.host, Resting { flows: 1, ..Resting::default() }, now);
         self.flows.hide_from_inside(number);
         let due = tcp::coarse(now).saturating_add(self.lifetimes.of(State::Resting));
         let flow = &mut self.flows.slab[number];

@@ -5,7 +5,7 @@
 //! source. When it is full the oldest datagram goes: a real one is complete within milliseconds.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -29,6 +29,13 @@ struct Key {
     protocol: u8,
 }
 
+impl Key {
+    /// The least of that source.
+    fn first_of_source(self) -> Self {
+        Self { dst: Ipv4Addr::UNSPECIFIED, identification: 0, protocol: 0, ..self }
+    }
+}
+
 #[derive(Debug)]
 struct Datagram {
     born: Tick,
@@ -38,13 +45,12 @@ struct Datagram {
     bytes: usize,
     /// Length of the whole payload, once the last fragment is here.
     end: Option<usize>,
-    state: Gathering,
 }
 
+/// What becomes of fragments of a datagram that is not gathered here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gathering {
-    Here,
-    /// Fragments go to that worker.
+enum Verdict {
+    /// They go to that worker.
     Handed(usize),
     /// Something was wrong with one; so is the rest.
     Refused,
@@ -54,8 +60,12 @@ enum Gathering {
 #[derive(Debug)]
 pub(super) struct Fragments {
     datagrams: BTreeMap<Key, Datagram>,
-    /// In the order they began.
-    order: VecDeque<(Tick, Key)>,
+    /// The same in the order they began.
+    order: BTreeSet<(Tick, Key)>,
+    /// Kept for a moment: the rest of such a datagram comes at once, if ever.
+    decided: BTreeMap<Key, (Tick, Verdict)>,
+    /// The same in the order they were decided.
+    decided_order: BTreeSet<(Tick, Key)>,
     bytes: usize,
     bytes_max: usize,
     timeout: Duration,
@@ -68,7 +78,15 @@ impl Fragments {
     /// For one of `workers`, which share the memory.
     pub(super) fn new(timeout: Duration, workers: usize) -> Self {
         let bytes_max = (BYTES_MAX / workers.max(1)).max(SOURCE_BYTES_MAX);
-        Self { datagrams: BTreeMap::new(), order: VecDeque::new(), bytes: 0, bytes_max, timeout }
+        Self {
+            datagrams: BTreeMap::new(),
+            order: BTreeSet::new(),
+            decided: BTreeMap::new(),
+            decided_order: BTreeSet::new(),
+            bytes: 0,
+            bytes_max,
+            timeout,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -76,27 +94,67 @@ impl Fragments {
     }
 
     pub(super) fn next_at(&self) -> Option<Tick> {
-        self.order.front().map(|(born, _)| *born + self.timeout)
+        self.order.first().map(|(born, _)| *born + self.timeout)
     }
 
     pub(super) fn expire(&mut self, now: Tick, sink: &mut impl NatSink) {
-        while self.order.front().is_some_and(|(born, _)| *born + self.timeout <= now) {
+        while self.order.first().is_some_and(|(born, _)| *born + self.timeout <= now) {
             self.drop_oldest(sink);
         }
+        self.expire_decided(now);
     }
 
     fn drop_oldest(&mut self, sink: &mut impl NatSink) {
-        let Some((born, key)) = self.order.pop_front() else { return };
-        if self.datagrams.get(&key).is_some_and(|datagram| datagram.born == born) {
-            let pieces = self.remove(key).map_or(0, |datagram| datagram.pieces.len());
-            (0..pieces).for_each(|_| sink.dropped(DropReason::NatFragment));
-        }
+        let Some((_, key)) = self.order.first().copied() else { return };
+        let pieces = self.remove(key).map_or(0, |datagram| datagram.pieces.len());
+        (0..pieces).for_each(|_| sink.dropped(DropReason::NatFragment));
     }
 
     fn remove(&mut self, key: Key) -> Option<Datagram> {
         let datagram = self.datagrams.remove(&key)?;
+        self.order.remove(&(datagram.born, key));
         self.bytes -= datagram.bytes;
         Some(datagram)
+    }
+
+    /// What was decided about a datagram not long ago.
+    fn verdict(&self, key: Key, now: Tick) -> Option<Verdict> {
+        let (at, verdict) = self.decided.get(&key)?;
+        (now < *at + DECIDED_KEPT).then_some(*verdict)
+    }
+
+    /// Decides about a datagram. With too many of its source, or in all, the oldest is forgotten.
+    fn decide(&mut self, key: Key, verdict: Verdict, now: Tick) {
+        self.expire_decided(now);
+        self.forget(key);
+        let of_source = self.decided.range(key.first_of_source()..).take_while(|(other, _)| other.src == key.src);
+        let (count, oldest) = of_source
+            .map(|(key, (at, _))| (*at, *key))
+            .fold((0, None), |(count, oldest), one| (count + 1, Some(oldest.map_or(one, |oldest| one.min(oldest)))));
+        let surplus = if count >= SOURCE_DECIDED_MAX {
+            oldest
+        } else {
+            self.decided_order.first().copied().filter(|_| self.decided.len() >= DECIDED_MAX)
+        };
+        if let Some((_, key)) = surplus {
+            self.forget(key);
+        }
+        self.decided.insert(key, (now, verdict));
+        self.decided_order.insert((now, key));
+    }
+
+    fn forget(&mut self, key: Key) {
+        if let Some((at, _)) = self.decided.remove(&key) {
+            self.decided_order.remove(&(at, key));
+        }
+    }
+
+    fn expire_decided(&mut self, now: Tick) {
+        while let Some((at, key)) = self.decided_order.first().copied()
+            && at + DECIDED_KEPT <= now
+        {
+            self.forget(key);
+        }
     }
 
     /// Adds a fragment; the datagram if it is complete now.
@@ -108,12 +166,12 @@ impl Fragments {
         sink: &mut impl NatSink,
     ) -> Result<Option<Whole>, DropReason> {
         let (offset, length, last) = extent(packet)?;
-        if self.datagrams.get(&key).is_some_and(|datagram| datagram.state == Gathering::Refused) {
+        if self.verdict(key, now) == Some(Verdict::Refused) {
             return Err(DropReason::NatFragment);
         }
         let of_source: (usize, usize) = self
             .datagrams
-            .range(Key { dst: Ipv4Addr::UNSPECIFIED, identification: 0, protocol: 0, ..key }..)
+            .range(key.first_of_source()..)
             .take_while(|(other, _)| other.src == key.src)
             .fold((0, 0), |(count, bytes), (_, datagram)| (count + 1, bytes + datagram.bytes));
         let is_new = !self.datagrams.contains_key(&key);
@@ -127,16 +185,15 @@ impl Fragments {
             self.drop_oldest(sink);
         }
         let datagram = self.datagrams.entry(key).or_insert_with(|| {
-            self.order.push_back((now, key));
-            Datagram { born: now, pieces: Vec::new(), bytes: 0, end: None, state: Gathering::Here }
+            self.order.insert((now, key));
+            Datagram { born: now, pieces: Vec::new(), bytes: 0, end: None }
         });
         match datagram.add(offset, length, last, packet) {
             Err(reason) => {
-                // What is here goes; what follows meets the refusal until its time is up.
-                self.bytes -= datagram.bytes;
-                let pieces = std::mem::take(&mut datagram.pieces);
-                (datagram.bytes, datagram.state) = (0, Gathering::Refused);
-                pieces.iter().for_each(|_| sink.dropped(reason));
+                // What is here goes; what follows meets the refusal.
+                let pieces = self.remove(key).map_or(0, |datagram| datagram.pieces.len());
+                (0..pieces).for_each(|_| sink.dropped(reason));
+                self.decide(key, Verdict::Refused, now);
                 Err(reason)
             }
             Ok(added) => {
@@ -253,7 +310,7 @@ impl Nat {
         let key = key(head, packet);
         let finds_owner = self.plan.owner_of_fragment(packet) == self.worker;
         if finds_owner
-            && let Some(owner) = self.known_owner(key, packet)
+            && let Some(owner) = self.known_owner(key, packet, now)
             && owner != self.worker
         {
             return sink.hand_over(owner, packet);
@@ -272,37 +329,35 @@ impl Nat {
             Ok(None) => {}
         }
         if finds_owner && head_is_first(packet) {
-            self.hand_over_gathered(key, packet, sink);
+            self.hand_over_gathered(key, packet, now, sink);
         }
     }
 
     /// The worker that a datagram was handed to. Another first fragment makes it another datagram.
-    fn known_owner(&mut self, key: Key, packet: &[u8]) -> Option<usize> {
-        match self.fragments.datagrams.get(&key)?.state {
-            Gathering::Handed(_) if head_is_first(packet) => {
-                self.fragments.remove(key);
+    fn known_owner(&mut self, key: Key, packet: &[u8], now: Tick) -> Option<usize> {
+        match self.fragments.verdict(key, now)? {
+            Verdict::Handed(_) if head_is_first(packet) => {
+                self.fragments.forget(key);
                 None
             }
-            Gathering::Handed(owner) => Some(owner),
-            Gathering::Here | Gathering::Refused => None,
+            Verdict::Handed(owner) => Some(owner),
+            Verdict::Refused => None,
         }
     }
 
     /// With the first fragment here: those gathered so far go to the owner of its port.
-    fn hand_over_gathered(&mut self, key: Key, first: &[u8], sink: &mut impl NatSink) {
+    fn hand_over_gathered(&mut self, key: Key, first: &[u8], now: Tick, sink: &mut impl NatSink) {
         let owner = self.plan.owner_of_first(first);
-        let Some(datagram) = self.fragments.datagrams.get_mut(&key) else { return };
         if owner == Some(self.worker) {
             return;
         }
-        let pieces = std::mem::take(&mut datagram.pieces);
-        self.fragments.bytes -= std::mem::take(&mut datagram.bytes);
+        let Some(datagram) = self.fragments.remove(key) else { return };
         let Some(owner) = owner else {
-            datagram.state = Gathering::Refused;
-            return pieces.iter().for_each(|_| sink.dropped(DropReason::NatNoMapping));
+            self.fragments.decide(key, Verdict::Refused, now);
+            return datagram.pieces.iter().for_each(|_| sink.dropped(DropReason::NatNoMapping));
         };
-        datagram.state = Gathering::Handed(owner);
-        for (_, _, mut piece) in pieces {
+        self.fragments.decide(key, Verdict::Handed(owner), now);
+        for (_, _, mut piece) in datagram.pieces {
             sink.hand_over(owner, &mut piece);
         }
     }
@@ -394,6 +449,10 @@ impl super::NatPlan {
 
 /// Of a NAT, by all its workers together (H16).
 const BYTES_MAX: usize = 4 << 20;
+/// Of those handed over or refused.
+const DECIDED_MAX: usize = 4_096;
+const SOURCE_DECIDED_MAX: usize = 256;
+const DECIDED_KEPT: Duration = Duration::from_secs(2);
 /// Of a source: the longest datagram.
 const SOURCE_BYTES_MAX: usize = 64 << 10;
 const SOURCE_DATAGRAMS_MAX: usize = 16;
@@ -402,3 +461,55 @@ const DATAGRAMS_MAX: usize = 1_024;
 const PIECES_MAX: usize = 128;
 /// Fits every mailbox.
 const HANDED_BYTES: usize = 1_500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nowhere;
+    impl NatSink for Nowhere {
+        fn send(&mut self, _: &mut [u8], _: Offload) {}
+        fn hairpin(&mut self, _: &mut [u8], _: Offload) {}
+        fn deliver(&mut self, _: Ipv4Addr, _: &mut [u8], _: Offload) {}
+        fn hand_over(&mut self, _: usize, _: &mut [u8]) {}
+        fn dropped(&mut self, _: DropReason) {}
+        fn event(&mut self, _: super::super::NatEvent) {}
+    }
+
+    /// Complete datagrams leave nothing behind.
+    #[test]
+    fn nat_h16_memory_of_complete_datagrams() {
+        let mut fragments = Fragments::new(Duration::from_secs(30), 1);
+        let (src, dst) = (Ipv4Addr::new(100, 64, 0, 5), Ipv4Addr::new(8, 8, 8, 8));
+        for n in 0..1_000_000u32 {
+            let identification = (n & 0xffff) as u16;
+            let key = Key { src, dst, identification, protocol: 17 };
+            for place in [0x2000u16, 1] {
+                let mut packet = [0; 28];
+                packet[..20].copy_from_slice(&crate::wire::ipv4::header(src, dst, 17, 64, 8));
+                packet[6..8].copy_from_slice(&place.to_be_bytes());
+                fragments.gather(key, &packet, Tick::from_ms(u64::from(n / 100)), &mut Nowhere).unwrap();
+            }
+        }
+        assert_eq!(fragments.len(), 0);
+        assert_eq!((fragments.order.len(), fragments.decided.len(), fragments.bytes), (0, 0, 0));
+    }
+
+    /// What is handed over or refused is bounded, of a source and in all, and forgotten soon.
+    #[test]
+    fn nat_h16_memory_of_decided_datagrams() {
+        let mut fragments = Fragments::new(Duration::from_secs(30), 1);
+        let dst = Ipv4Addr::new(5, 5, 5, 5);
+        let key = |src: u32, identification| Key { src: src.into(), dst, identification, protocol: 17 };
+        let at = |id: u16| Tick::from_ms(1_000) + Duration::from_micros(id.into());
+        (0..1_000).for_each(|id| fragments.decide(key(1, id), Verdict::Handed(1), at(id)));
+        assert_eq!(fragments.decided.len(), SOURCE_DECIDED_MAX);
+        let known = |fragments: &Fragments, id| fragments.verdict(key(1, id), at(1_000));
+        assert_eq!((known(&fragments, 999), known(&fragments, 0)), (Some(Verdict::Handed(1)), None), "the oldest goes");
+        (2..10_000).for_each(|src| fragments.decide(key(src, 0), Verdict::Refused, at(1_000)));
+        assert_eq!((fragments.decided.len(), fragments.decided_order.len()), (DECIDED_MAX, DECIDED_MAX));
+        assert_eq!(fragments.verdict(key(9_999, 0), at(1_000) + DECIDED_KEPT), None);
+        fragments.expire_decided(at(1_000) + DECIDED_KEPT);
+        assert!(fragments.decided.is_empty() && fragments.decided_order.is_empty());
+    }
+}

@@ -1,12 +1,13 @@
 //! Hosts: inside addresses in use, what they have and how much they may.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::events::Insider;
 use super::hash::{Index, Key, Random, Secret};
 use super::limits::{Brake, Rate};
+use super::members::{Members, Resting};
 use super::table::{NONE, Slab};
 use crate::ids::{MemberId, SessionId};
 use crate::tick::Tick;
@@ -68,14 +69,18 @@ impl Host {
 pub(super) struct Hosts {
     pub(super) slab: Slab<Host>,
     by_address: Index,
-    /// Mappings of each member that has any.
-    members: BTreeMap<MemberId, u32>,
+    pub(super) members: Members,
     secret: Secret,
 }
 
 impl Hosts {
-    pub(super) fn new(random: &mut Random) -> Self {
-        Self { slab: Slab::new(), by_address: Index::new(), members: BTreeMap::new(), secret: Secret::new(random) }
+    pub(super) fn new(quarantine: Duration, random: &mut Random) -> Self {
+        Self {
+            slab: Slab::new(),
+            by_address: Index::new(),
+            members: Members::new(quarantine),
+            secret: Secret::new(random),
+        }
     }
 
     fn hash(&self, address: Ipv4Addr) -> u32 {
@@ -86,16 +91,18 @@ impl Hosts {
         self.by_address.find(self.hash(address), |number| self.slab[number].insider.address == address)
     }
 
-    pub(super) fn insert(&mut self, host: Host) -> u32 {
+    pub(super) fn insert(&mut self, mut host: Host) -> u32 {
+        self.members.resume(&mut host);
         let hash = self.hash(host.insider.address);
         let number = self.slab.insert(host);
         self.by_address.insert(hash, number);
         number
     }
 
-    pub(super) fn remove(&mut self, number: u32) {
+    pub(super) fn remove(&mut self, number: u32, now: Tick) {
         let host = self.slab.remove(number);
         self.by_address.remove(self.hash(host.insider.address), number);
+        self.members.keep(host, now);
     }
 
     /// Numbers of those in use.
@@ -103,28 +110,22 @@ impl Hosts {
         (0..self.slab.end()).filter(|n| !self.slab[*n].insider.address.is_unspecified())
     }
 
-    /// Mappings of a member.
-    pub(super) fn ports_of(&self, member: MemberId) -> u32 {
-        self.members.get(&member).copied().unwrap_or(0)
-    }
-
     /// Counts a mapping of `number`.
     pub(super) fn count_port(&mut self, number: u32) {
         let host = &mut self.slab[number];
         host.ports += 1;
-        *self.members.entry(host.insider.member).or_default() += 1;
+        self.members.count_port(host.insider.member);
     }
 
     /// Counts one less.
     pub(super) fn uncount_port(&mut self, number: u32) {
         let host = &mut self.slab[number];
         host.ports = host.ports.saturating_sub(1);
-        let member = host.insider.member;
-        if let Some(ports) = self.members.get_mut(&member) {
-            *ports -= 1;
-            if *ports == 0 {
-                self.members.remove(&member);
-            }
-        }
+        self.members.uncount_port(host.insider.member);
+    }
+
+    /// Counts `what`, which rests from here on, against the member of `number`.
+    pub(super) fn rest(&mut self, number: u32, what: Resting, now: Tick) {
+        self.members.rest(self.slab[number].insider.member, what, now);
     }
 }

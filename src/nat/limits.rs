@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::hash::{Key, Secret};
 use crate::tick::Tick;
 
-/// Upper bounds. Each worker holds its own part of a hub's NAT to them; a member's addresses may lie on several.
+/// Upper bounds. Each worker holds its own part of a hub's NAT to them; a member's addresses may lie on several. Ports
+/// and shared flows of a member's that rest count as his, and a new address goes on with the rates of the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Mappings of an inside address (RFC 6888 REQ-4), which is what a session of profile `public` has one of.
@@ -41,7 +42,7 @@ impl Default for Limits {
 }
 
 /// A rate with a burst of one second: the generic cell rate algorithm.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rate {
     whole_at: Tick,
 }
@@ -59,11 +60,16 @@ impl Rate {
         }
         allowed
     }
+
+    /// Whether nothing of the burst is taken.
+    pub(super) fn is_whole(&self, now: Tick) -> bool {
+        self.whole_at <= now
+    }
 }
 
 /// How many different addresses were new within a minute: a Bloom filter of three bits for each. With as many addresses
 /// as it may count, one in two hundred new ones passes for known.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Brake {
     /// Empty until the first flow.
     bits: Vec<u64>,
@@ -74,6 +80,15 @@ pub(super) struct Brake {
 impl Brake {
     pub(super) fn new(now: Tick) -> Self {
         Self { bits: Vec::new(), count: 0, since: now }
+    }
+
+    /// Whether nothing is counted.
+    pub(super) fn is_whole(&self, now: Tick) -> bool {
+        self.count == 0 || now.since(self.since) >= Duration::from_secs(60)
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.count
     }
 
     /// Whether a flow to `destination` keeps within `per_min`; 0: always.

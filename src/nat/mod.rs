@@ -61,6 +61,7 @@ mod hosts;
 mod icmp;
 mod limits;
 mod mappings;
+mod members;
 mod parse;
 mod pcp;
 mod plan;
@@ -111,7 +112,7 @@ impl Nat {
             worker,
             flows: Flows::new(tcp::coarse(now), &mut random),
             mappings: Mappings::new(&mut random),
-            hosts: Hosts::new(&mut random),
+            hosts: Hosts::new(settings.timeouts.quarantine, &mut random),
             ports: Ports::new(&plan, worker),
             policy: Policy::new(settings.policy.clone(), settings.inside),
             policy_changed: false,
@@ -191,6 +192,9 @@ impl Nat {
                 Begun::Untranslated => return self.send_untranslated(head, packet, offload, sink),
             },
         };
+        if self.flows.slab[number].session != flows::session_tag(from.session) {
+            self.resume_flow(number, from, sink);
+        }
         let hairpin = self.flows.slab[number].flags & HAIRPIN != 0;
         if !hairpin {
             fit(head, packet, &mut offload, tuple.proto, self.plan.settings().uplink_mtu)?;

@@ -14,7 +14,7 @@ use super::begin::Begun;
 use super::events::{Insider, NatSink};
 use super::mappings;
 use super::parse::Tuple;
-use super::plan::Proto;
+use super::plan::{Pooling, Proto};
 use super::tcp;
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
@@ -119,6 +119,7 @@ impl Nat {
         if opcode & RESPONSE != 0 || request.len() > REQUEST_BYTES_MAX {
             return 0;
         }
+        self.session_changed(from, sink);
         // Too short for a header: the answer is as long as one all the same.
         let length = request.len().clamp(HEADER_BYTES, REQUEST_BYTES_MAX).next_multiple_of(4);
         answer[..length].fill(0);
@@ -197,10 +198,49 @@ impl Nat {
 
     fn map_anew(&mut self, from: &Insider, wish: &Wish, now: Tick, sink: &mut impl NatSink) -> Result<u32, Code> {
         let host = self.host_of(from, now, sink);
+        let made = self.map_for(host, from, wish, now, sink);
+        if made.is_err() {
+            self.end_idle_host(host, now);
+        }
+        made
+    }
+
+    fn map_for(
+        &mut self,
+        host: u32,
+        from: &Insider,
+        wish: &Wish,
+        now: Tick,
+        sink: &mut impl NatSink,
+    ) -> Result<u32, Code> {
+        if !self.hosts.slab[host].rate.allow(self.plan.settings().limits.new_flows_per_sec, now) {
+            return Err(Code::OverQuota);
+        }
+        // Before anything is made: a port that is given back rests.
+        if wish.prefers_failure && !self.can_meet(host, wish) {
+            return Err(Code::CannotProvideExternal);
+        }
         let inside = SocketAddrV4::new(from.address, wish.port);
         let wanted = (wish.external_port != 0).then_some(wish.external_port);
         let mapped = self.map_port(host, wish.proto, inside, wanted, None, now, sink);
         mapped.map_err(Code::from)?.ok_or(Code::NoResources)
+    }
+
+    /// Whether a mapping might be what is wished. A certain port can only be one of the host's blocks: others are taken at
+    /// random.
+    fn can_meet(&self, host: u32, wish: &Wish) -> bool {
+        let host = &self.hosts.slab[host];
+        let meets = |address: Ipv4Addr| wish.external.is_unspecified() || wish.external == address;
+        if wish.external_port != 0 {
+            return host.blocks.iter().any(|block| {
+                let address = self.ports.extent(*block).0;
+                meets(address) && self.ports.suits(*block, wish.proto, Some(wish.external_port), None)
+            });
+        }
+        match self.plan.settings().pooling {
+            Pooling::Paired => meets(self.ports.address(host.area)),
+            Pooling::Arbitrary => (0..self.ports.areas()).any(|area| meets(self.ports.address(area))),
+        }
     }
 
     /// Lifetime 0. The mapping stays while flows use it (RFC 6887 §15.1).

@@ -1,8 +1,8 @@
 //! External ports of one worker: blocks, given to one inside address at a time, and commons.
 //!
 //! **Blocks.** An inside address gets its first block if any is free. A further one only while it has fewer than a
-//! quarter of what is free (a dynamic threshold): few members share all, many get one each. Inside a block ports are
-//! chosen at random, for each protocol by itself. A block without a mapping goes back after a while, then rests.
+//! quarter of what is free (a dynamic threshold): few members share all, many get one each. Blocks of its member's that
+//! rest count as had. Inside a block ports are chosen at random, for each protocol by itself. A block without a mapping goes back after a while, then rests.
 //!
 //! **Commons** serve what blocks cannot. UDP and ICMP take single ports, never shared; they rest after use. TCP of several
 //! members may share one towards different destinations: which flows live there only the table of flows knows, so the
@@ -123,7 +123,7 @@ impl Ports {
         (best.unwrap_or(0) as u64).low()
     }
 
-    /// Gives a block of `area` to `host`, which has `held` of them.
+    /// Gives a block of `area` to `host`, against which `held` of them count.
     pub(super) fn grant(&mut self, area: u32, host: u32, held: usize, now: Tick, random: &mut Random) -> Option<u32> {
         self.wake(now);
         let free = &mut self.areas[area as usize].free;

@@ -493,3 +493,110 @@ fn static_mappings() {
         bad("5.5.5.6:22", "100.64.0.6:22") && bad("5.5.5.5:22", "10.0.0.1:22") && bad("5.5.5.5:0", "100.64.0.6:22")
     );
 }
+
+/// A lease given back and taken again is no way around rates and quotas.
+#[test]
+fn nat_h15_release_renews_no_quota() {
+    // The host's address shared, as by default.
+    let mut rig = Rig::new(NatSettings { ports: (61_001, 65_535), ..settings() });
+    let mut sent = 0;
+    for cycle in 0..400u32 {
+        for port in 0..64u16 {
+            let from = member(5);
+            sent += rig.out(from, &udp(at(from, 1000 + port), server(cycle * 64 + u32::from(port)), b"")).sent.len();
+        }
+        let (now, mut out) = (rig.now, Out::default());
+        rig.nats[0].end_address_of(member(5).address, member(5).member, now, &mut out);
+        rig.pass(Duration::from_millis(25));
+    }
+    let others = (6..106).filter(|n| !rig.out(member(*n), &udp(at(member(*n), 4000), server(0), b"")).sent.is_empty());
+    let served = others.count();
+    assert!(sent <= 10 * 500 + 500 && served == 100, "{sent} flows in 10 s, {served} of 100 others get a port");
+}
+
+/// A server that sends long datagrams, one after the other, each of them complete.
+#[test]
+fn nat_u14_many_datagrams_of_one_source() {
+    let mut rig = Rig::new(NatSettings { workers: 3, ..settings() });
+    let external = rig.udp_out(member(5), 4000, server(0));
+    let mut whole = 0;
+    for id in 1..=200u16 {
+        let pieces = super::udp::cut(&udp(server(0), external, &[7; 2000]), 1400, id);
+        whole += usize::from(pieces.iter().map(|piece| rig.in_(piece).delivered.len()).sum::<usize>() > 0);
+        rig.pass(Duration::from_millis(10));
+    }
+    assert_eq!(whole, 200, "complete datagrams in 2 s");
+}
+
+/// Asking by PCP for what cannot be had, as fast as the link carries it.
+#[test]
+fn nat_h15_pcp_takes_no_more_than_packets() {
+    let mut rig = Rig::new(NatSettings { ports: (61_001, 65_535), ..settings() });
+    // PREFER_FAILURE, and an external address that is none of ours.
+    let mut answers = 0;
+    for n in 0..60_000u32 {
+        let port = u16::try_from(n % 50_000 + 1).unwrap();
+        let mut request = vec![2, 1, 0, 0, 0, 0, 0, 120];
+        request.extend(member(5).address.to_ipv6_mapped().octets());
+        request.extend([7; 12]);
+        request.extend([17, 0, 0, 0]);
+        request.extend(port.to_be_bytes());
+        request.extend([0, 0]);
+        request.extend(std::net::Ipv4Addr::new(9, 9, 9, 9).to_ipv6_mapped().octets());
+        // Blocks first: those are kept.
+        if n >= 2_000 {
+            request.extend([2, 0, 0, 0]);
+        }
+        let (now, mut out, mut answer) = (rig.now, Out::default(), [0; 1100]);
+        answers += rig.nats[0].pcp(&member(5), 4000, &request, &mut answer, now, &mut out).min(1);
+    }
+    let got = |n: &u32, rig: &mut Rig| !rig.out(member(*n), &udp(at(member(*n), 4000), server(0), b"")).sent.is_empty();
+    let served = (6..306).filter(|n| got(n, &mut rig)).count();
+    assert_eq!((answers, served), (60_000, 300), "others that get a port");
+}
+
+/// The session of a port, when its member is back and goes on with the flows he had.
+#[test]
+fn session_of_known_flows() {
+    let mut rig = Rig::new(settings());
+    rig.udp_out(member(5), 4000, server(0));
+    let back = Insider { session: SessionId(77), ..member(5) };
+    let out = rig.out(back, &udp(at(back, 4000), server(0), b""));
+    assert_eq!(out.events, [NatEvent::SessionChanged { insider: back }]);
+}
+
+/// The same said by the caller, and once only.
+#[test]
+fn session_said_to_have_changed() {
+    let mut rig = Rig::new(settings());
+    rig.udp_out(member(5), 4000, server(0));
+    let back = Insider { session: SessionId(77), ..member(5) };
+    let mut out = Out::default();
+    rig.nats[0].session_changed(&Insider { member: member(6).member, ..back }, &mut out);
+    assert!(out.events.is_empty(), "somebody else's");
+    rig.nats[0].session_changed(&back, &mut out);
+    assert_eq!(out.events, [NatEvent::SessionChanged { insider: back }]);
+    assert!(rig.out(back, &udp(at(back, 4000), server(0), b"")).events.is_empty());
+}
+
+/// With no rate in the way, a block or shared flow for each lease taken is bounded by the quotas, and free again later.
+#[test]
+fn nat_h15_what_rests_counts() {
+    let mut settings = NatSettings { ports: (61_001, 65_535), ..unlimited() };
+    (settings.limits.ports_per_address, settings.limits.flows_per_address) = (2_048, 100);
+    let mut rig = Rig::new(settings);
+    let from = member(5);
+    let lease = |rig: &mut Rig, packet: &[u8]| {
+        let (sent, now) = (rig.out(from, packet).sent.len(), rig.now);
+        rig.nats[0].end_address_of(from.address, from.member, now, &mut Out::default());
+        sent
+    };
+    let udp = (0..4_000).map(|_| lease(&mut rig, &udp(at(from, 4000), server(0), b""))).sum::<usize>();
+    let tcp_of = |port| tcp(at(from, port), server(0), SYN, &[]);
+    let tcp = (0..4_000).map(|port| lease(&mut rig, &tcp_of(1_000 + port))).sum::<usize>();
+    assert!(udp <= 2_048 && tcp <= 100, "{udp} ports, {tcp} shared flows");
+    let mut served = |n| !rig.out(member(n), &super::rig::udp(at(member(n), 4000), server(0), b"")).sent.is_empty();
+    assert!((6..106).all(&mut served), "the others");
+    rig.pass_secs(122);
+    assert_eq!(lease(&mut rig, &tcp_of(1_000)), 1, "his quota is whole again");
+}
