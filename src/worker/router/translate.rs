@@ -312,6 +312,10 @@ impl Router {
         }
         let packet = &mut scratch[..whole.len()];
         packet.copy_from_slice(whole);
+        if meta.scope == Scope::Hosts {
+            // He is back in another session: what he has is that session's from here on.
+            way.nat.session_changed(&insider, &mut way.towards);
+        }
         way.nat.outbound(&insider, packet, Offload::NONE, now, &mut way.towards);
         way.turn_round();
         Passed::Done
