@@ -7,14 +7,17 @@
 //!
 //! 1. the first upstream that lives is asked
 //! 2. if it is silent for [`UpstreamSettings::patience`], or says that it failed, so is the next; earlier ones may still answer
-//! 3. who was silent three times in a row is dead, and asked again only now and then: no storm against one that is down
-//! 4. the first good answer is the answer, unchanged; none in time is none
+//! 3. a name may be silent, so silence about members' questions only makes an upstream suspect: asked after those that
+//!    live, and once by each question; dead is who is silent to a question of our own (`. NS`) as well
+//! 4. who is dead is asked our question now and then, and one of a member's if no other lives: no storm against one that
+//!    is down; any answer brings it back
+//! 5. the first good answer is the answer, unchanged; none in time is none
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -22,7 +25,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
 use crate::gateway::dns::{DnsAnswer, DnsQuestion, DnsTransport, answers};
 use crate::wire::dns::{self, Dns, RCODE_REFUSED, RCODE_SERVER_FAILURE};
@@ -123,13 +126,15 @@ impl Upstreams {
         let (mut next_at, mut failure) = (begun, None);
         loop {
             if Instant::now() >= next_at {
-                next_at = deadline;
                 if let Some(upstream) = self.choose(&asked, Instant::now()) {
                     asked.push(upstream);
                     tries.spawn(self.clone().try_one(upstream, question.clone(), deadline));
                     next_at = deadline.min(Instant::now() + self.settings.patience);
                 } else if tries.is_empty() {
                     return failure;
+                } else {
+                    // By then a suspect may have shown that it lives.
+                    next_at = deadline.min(Instant::now() + self.settings.patience);
                 }
             }
             tokio::select! {
@@ -151,14 +156,29 @@ impl Upstreams {
         }
     }
 
-    /// Who is asked next, after `asked`: who lives and was asked least; who is dead, if it is time to look.
+    /// Who is asked next, after `asked`: who is not dead and was asked least, suspects last; else the least dead, if it is
+    /// time to look.
     fn choose(&self, asked: &[usize], now: Instant) -> Option<usize> {
-        let times = |at: &usize| asked.iter().filter(|upstream| *upstream == at).count();
-        let all = 0..self.healths.len();
-        let living = all.clone().filter(|at| !self.health(*at, |health| health.is_dead()));
-        let next = living.min_by_key(times).filter(|at| times(at) < TRIES_EACH);
-        let look = |at: &usize| times(at) == 0 && self.health(*at, |health| health.may_look(now));
-        next.or_else(|| all.clone().find(look)).filter(|_| asked.len() < TRIES_MAX)
+        if asked.len() >= TRIES_MAX {
+            return None;
+        }
+        let times = |at: usize| asked.iter().filter(|upstream| **upstream == at).count();
+        let mut dead = Vec::new();
+        let mut next = None;
+        for at in 0..self.healths.len() {
+            let (is_dead, is_suspect, unanswered) =
+                self.health(at, |health| (health.is_dead(), health.is_suspect(), health.unanswered));
+            let rank = (times(at), is_suspect, at);
+            if is_dead {
+                dead.push((unanswered, at));
+            } else if rank.0 < if is_suspect { 1 } else { TRIES_EACH } {
+                next = Some(next.map_or(rank, |best| rank.min(best)));
+            }
+        }
+        dead.sort_unstable();
+        let mut looks = dead.into_iter().map(|(_, at)| at).filter(|at| times(*at) == 0);
+        let next = next.map(|(_, _, at)| at);
+        next.or_else(|| looks.find(|at| self.health(*at, |health| health.may_look(now))))
     }
 
     async fn try_one(
@@ -172,16 +192,44 @@ impl Upstreams {
         let mut exchange = Box::pin(self.exchange(self.settings.upstreams[upstream], &question));
         let mut result = timeout(self.settings.patience, &mut exchange).await;
         if result.is_err() {
-            self.health(upstream, |health| health.was_silent(begun));
+            self.was_silent(upstream, begun);
             result = timeout_at(deadline.into(), exchange).await;
         } else if matches!(result, Ok(Err(_))) {
-            self.health(upstream, |health| health.was_silent(begun));
+            self.was_silent(upstream, begun);
         }
         let answer = result.ok().and_then(Result::ok);
         if answer.is_some() {
-            self.health(upstream, Health::answered);
+            self.health(upstream, Health::answered_member);
         }
         (upstream, answer)
+    }
+
+    /// A try from `begun` on had no answer: is it the name, or the upstream?
+    fn was_silent(self: &Arc<Self>, upstream: usize, begun: Instant) {
+        if self.health(upstream, |health| health.was_silent(begun)) {
+            tokio::spawn(probe(Arc::downgrade(self), upstream));
+        }
+    }
+
+    /// Asks an upstream our own question, so many times within its patience; whether it answers.
+    async fn answers_probe(self: &Arc<Self>, upstream: usize, copies: u32) -> bool {
+        let end = Instant::now() + self.settings.patience;
+        let mut asking = JoinSet::new();
+        for copy in 0..copies {
+            let this = self.clone();
+            asking.spawn(async move {
+                sleep(this.settings.patience * copy / copies).await;
+                this.tries.fetch_add(1, Relaxed);
+                let question = DnsQuestion { token: 0, transport: DnsTransport::Udp, message: PROBE.to_vec() };
+                this.exchange(this.settings.upstreams[upstream], &question).await.is_ok()
+            });
+        }
+        while let Ok(Some(done)) = timeout_at(end.into(), asking.join_next()).await {
+            if done.unwrap_or(false) {
+                return true;
+            }
+        }
+        false
     }
 
     async fn exchange(&self, address: SocketAddr, question: &DnsQuestion) -> io::Result<Vec<u8>> {
@@ -214,6 +262,22 @@ impl Upstreams {
 
     fn health<T>(&self, upstream: usize, look: impl FnOnce(&mut Health) -> T) -> T {
         look(&mut self.healths[upstream].lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Asks an upstream our own question now and then until it answers that or another one.
+async fn probe(upstreams: Weak<Upstreams>, upstream: usize) {
+    let mut copies = PROBE_COPIES;
+    // Weak, so that nobody probes for a hub that is gone.
+    while let Some(upstreams) = upstreams.upgrade() {
+        if !upstreams.health(upstream, Health::is_probe_wanted) {
+            break;
+        }
+        let is_answered = upstreams.answers_probe(upstream, copies).await;
+        let Some(pause) = upstreams.health(upstream, |health| health.was_probed(is_answered)) else { break };
+        drop(upstreams);
+        sleep(pause).await;
+        copies = 1;
     }
 }
 
@@ -253,14 +317,26 @@ pub fn name_servers(text: &str) -> Vec<SocketAddr> {
 /// How an upstream fares.
 #[derive(Debug, Default)]
 struct Health {
-    /// Tries without answer since the last answer.
+    /// Members' questions without answer since the last answer.
     silences: u32,
+    /// Our own questions without answer since then.
+    unanswered: u32,
+    is_probed: bool,
+    /// Whether it ever answered a member, and us.
+    knows_members: bool,
+    knows_probe: bool,
     answered_at: Option<Instant>,
     look_at: Option<Instant>,
 }
 
 impl Health {
     fn is_dead(&self) -> bool {
+        // Who answers members, but never answered us, may have something against our question.
+        let proof = if self.knows_members && !self.knows_probe { UNANSWERED_DEAD_UNPROVEN } else { UNANSWERED_DEAD };
+        self.silences >= SILENCES_DEAD && self.unanswered >= proof
+    }
+
+    fn is_suspect(&self) -> bool {
         self.silences >= SILENCES_DEAD
     }
 
@@ -274,24 +350,48 @@ impl Health {
     }
 
     fn answered(&mut self) {
-        *self = Self { silences: 0, answered_at: Some(Instant::now()), look_at: None };
+        (self.silences, self.unanswered) = (0, 0);
+        (self.answered_at, self.look_at) = (Some(Instant::now()), None);
     }
 
-    /// A try from `begun` on had no answer; it tells nothing if another one since had.
-    fn was_silent(&mut self, begun: Instant) {
+    fn answered_member(&mut self) {
+        self.answered();
+        self.knows_members = true;
+    }
+
+    /// A try from `begun` on had no answer; it tells nothing if another one since had. Whether to begin to probe.
+    fn was_silent(&mut self, begun: Instant) -> bool {
         if self.answered_at.is_some_and(|at| at > begun) {
-            return;
+            return false;
         }
         self.silences = self.silences.saturating_add(1);
-        if self.silences == SILENCES_DEAD {
-            self.look_at = Some(Instant::now() + self.pause());
+        !std::mem::replace(&mut self.is_probed, true)
+    }
+
+    /// Whether the one who probes is to go on.
+    fn is_probe_wanted(&mut self) -> bool {
+        self.is_probed = self.silences > 0;
+        self.is_probed
+    }
+
+    /// What came of our own question; how long to wait before the next, if there is to be one.
+    fn was_probed(&mut self, is_answered: bool) -> Option<Duration> {
+        if is_answered {
+            self.answered();
+            self.knows_probe = true;
         }
+        if !self.is_probe_wanted() {
+            return None;
+        }
+        self.unanswered = self.unanswered.saturating_add(1);
+        let pause = self.pause();
+        self.look_at.get_or_insert(Instant::now() + pause);
+        Some(pause)
     }
 
     /// Doubles up to [`LOOK_EVERY_MAX`].
     fn pause(&self) -> Duration {
-        let doublings = (self.silences / SILENCES_DEAD).min(8);
-        (LOOK_EVERY_MIN * 2u32.pow(doublings)).min(LOOK_EVERY_MAX)
+        (LOOK_EVERY_MIN * 2u32.pow(self.unanswered.min(8))).min(LOOK_EVERY_MAX)
     }
 }
 
@@ -361,6 +461,13 @@ const TRIES_EACH: usize = 2;
 const GUESSES_MAX: u32 = 4;
 /// Two are bad luck.
 const SILENCES_DEAD: u32 = 3;
+/// Our own questions that a dead one left without answer; one that may just not know them left more, some 30 s long.
+const UNANSWERED_DEAD: u32 = 1;
+const UNANSWERED_DEAD_UNPROVEN: u32 = 8;
+/// The first time our question is asked thrice, as a single datagram gets lost.
+const PROBE_COPIES: u32 = 3;
+/// `. NS`, recursion desired: any resolver has the answer at hand, and no member has a say in it.
+const PROBE: [u8; 17] = [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 /// How often a dead one is tried.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(500);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(5);

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::net::TcpListener;
-use tokio::time::sleep;
 
 use super::*;
 
@@ -60,8 +59,16 @@ impl Fake {
         Self { address, queries }
     }
 
+    /// What members asked.
     fn asked(&self) -> Queries {
-        self.queries.lock().unwrap().clone()
+        let all = self.queries.lock().unwrap().clone();
+        all.into_iter().filter(|(_, query)| !same_but_id(query, &PROBE)).collect()
+    }
+
+    /// How often it was asked our own question.
+    fn probes(&self) -> usize {
+        let asked = self.asked().len();
+        self.queries.lock().unwrap().len() - asked
     }
 }
 
@@ -226,6 +233,7 @@ async fn dns_n5_failover() {
     // Waiting 50 times would take 10 s.
     assert!(begun.elapsed() < Duration::from_secs(2), "the dead one is not waited for");
     assert_eq!(silent.asked().len(), 3);
+    assert!((1..=5).contains(&silent.probes()), "{} probes", silent.probes());
 }
 
 /// N5: nothing listens there: the kernel says so at once.
@@ -254,8 +262,9 @@ async fn dns_n5_no_storm() {
     let upstreams = upstreams(&[fake.address]);
     let both = futures_of(&upstreams, 0..20).await;
     assert_eq!(both, 0);
-    let tries = fake.asked().len();
-    assert!(tries <= 40, "two for each question: {tries}");
+    let (asked, probes) = (fake.asked().len(), fake.probes());
+    assert!(asked <= 40 && probes <= 5, "two for each question, and ours: {asked}, {probes}");
+    let tries = asked + probes;
     let begun = Instant::now();
     for round in 0..100 {
         futures_of(&upstreams, round * 10..round * 10 + 10).await;
@@ -263,7 +272,7 @@ async fn dns_n5_no_storm() {
             break;
         }
     }
-    let looks = fake.asked().len() - tries;
+    let looks = fake.asked().len() + fake.probes() - tries;
     assert!(looks <= 5, "{looks} looks in {:?}", begun.elapsed());
     living.store(1, SeqCst);
     let mut answered = 0;
@@ -286,6 +295,74 @@ async fn futures_of(upstreams: &Arc<Upstreams>, tokens: std::ops::Range<u64>) ->
         all.spawn(async move { upstreams.resolve(question(token, DnsTransport::Udp, 1)).await });
     }
     all.join_all().await.iter().filter(|answer| answer.message.is_some()).count()
+}
+
+/// N5: a member asks for names whose servers are silent: other names are answered all the same, also by an upstream that
+/// does not answer our own question.
+#[tokio::test]
+async fn dns_n5_silent_names_of_one_member() {
+    for answers_probes in [true, false] {
+        let fake = Fake::new(move |query| match query[query.len() - 3] {
+            99 => vec![],
+            2 if !answers_probes => vec![],
+            _ => vec![answer(query, 4)],
+        })
+        .await;
+        let upstreams = upstreams(&[fake.address]);
+        assert_eq!(futures_of(&upstreams, 0..1).await, 1);
+        let of_attacker = upstreams.clone();
+        let attacker = tokio::spawn(async move {
+            let mut all = JoinSet::new();
+            for token in 0..100 {
+                let upstreams = of_attacker.clone();
+                all.spawn(async move { upstreams.resolve(question(token, DnsTransport::Udp, 99)).await });
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        sleep(Duration::from_millis(1_000)).await;
+        let mut good = 0;
+        for token in 1_000..1_030 {
+            good += futures_of(&upstreams, token..token + 1).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        attacker.abort();
+        assert_eq!(good, 30, "questions of others that were answered; answers probes: {answers_probes}");
+        assert!((1..=40).contains(&fake.probes()), "{} probes", fake.probes());
+    }
+}
+
+/// N5: the preferred upstream is used again soon after it lives again, although the other one answers everything.
+#[tokio::test]
+async fn dns_n5_comes_back() {
+    let living = Arc::new(AtomicUsize::new(0));
+    let switch = living.clone();
+    let fake = Fake::new(move |query| if switch.load(SeqCst) == 1 { vec![answer(query, 4)] } else { vec![] }).await;
+    let good = Fake::new(|query| vec![answer(query, 4)]).await;
+    let upstreams = upstreams(&[fake.address, good.address]);
+    assert_eq!(futures_of(&upstreams, 0..5).await, 5);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(upstreams.stats().dead, 1);
+    living.store(1, SeqCst);
+    sleep(Duration::from_millis(3_000)).await;
+    assert_eq!(upstreams.stats().dead, 0);
+    let before = (fake.asked().len(), good.asked().len());
+    assert_eq!(futures_of(&upstreams, 0..1).await, 1);
+    assert_eq!((fake.asked().len(), good.asked().len()), (before.0 + 1, before.1));
+}
+
+/// N5: whoever probes a dead upstream ends with the hub.
+#[tokio::test]
+async fn dns_n5_probes_end() {
+    let silent = Fake::new(|_| vec![]).await;
+    let upstreams = upstreams(&[silent.address]);
+    assert_eq!(futures_of(&upstreams, 0..3).await, 0);
+    let weak = Arc::downgrade(&upstreams);
+    drop(upstreams);
+    sleep(Duration::from_millis(500)).await;
+    let probes = silent.probes();
+    assert!(weak.upgrade().is_none() && probes > 0);
+    sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(silent.probes(), probes);
 }
 
 /// N5: who says that he failed is asked no more for this question, if there is another; his word is passed on else.

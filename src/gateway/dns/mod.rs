@@ -97,7 +97,8 @@ impl Default for DnsSettings {
             withhold_aaaa: false,
             // Loading a page full of advertisements asks some dozens at once.
             questions_per_sec: 100,
-            waiting_per_session: 100,
+            // A few per cent of what the upstreams are asked at a time, so that no handful of members takes all of it.
+            waiting_per_session: 32,
             flights_max: 4096,
             waiting_max: 16_384,
             cache_entries: 0,
