@@ -3,7 +3,7 @@
 //! Each try has a socket of its own, connected to one upstream, and an id of its own, both random (RFC 5452): the kernel
 //! takes datagrams from nobody else, picks the source port at random from its ephemeral range, and an answer counts only
 //! if id and question are the same to the bit. Who sends wrong ids to the right port is guessing: after
-//! [`GUESSES_MAX`] of them the socket is given up and the question asked by TCP.
+//! `GUESSES_MAX` of them the socket is given up and the question asked by TCP.
 //!
 //! 1. the first upstream that lives is asked
 //! 2. if it is silent for [`UpstreamSettings::patience`], or says that it failed, so is the next; earlier ones may still answer

@@ -6,7 +6,7 @@
 //! 1. ARP: answered for the gateway, and where the hub wants it for members ([`arp`])
 //! 2. DHCP: before anything else of IPv4, for who asks has no address yet ([`dhcp`])
 //! 3. binding: port, MAC and address of a packet are those of a lease, or of a member who logged in again ([`bindings`])
-//! 4. ICMP echo, DNS by UDP and TCP, and "nobody here" for the rest ([`icmp`], [`dns`], [`tcp`])
+//! 4. ICMP echo, DNS by UDP and TCP, and "nobody here" for the rest (`icmp`, [`dns`], `tcp`)
 //!
 //! Answers go to the port the question came by, never to where its source address points. One frame makes one reply at
 //! most, but for TCP; only announcements, and probes for the DHCP server, go to everybody, and both are limited.

@@ -4,7 +4,7 @@
 //! was sent, fills the queue up, pulls the plug and changes the card.
 //!
 //! Its own work can be told apart from that of what is tested: it allocates nothing once it has as many buffers as the
-//! traffic needs, and copies and locks within [`aside`].
+//! traffic needs, and copies and locks within `aside`.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! The pure half of the DNS forwarder (RFC 5625): who asks what, who waits for which answer.
 //!
 //! 1. what is no question, or one too many, ends here
-//! 2. what needs no upstream is answered: withheld types, names of members ([`names`]), answers kept ([`cache`])
+//! 2. what needs no upstream is answered: withheld types, names of members (`names`), answers kept (`cache`)
 //! 3. one question is at the upstreams once at a time (RFC 5452 §5): who asks the same waits for the same answer; who asks
 //!    for the same with other flags or options waits until it is his turn
 //! 4. an answer goes back as it came, with the asker's id; by UDP cut with TC where it is too long for him
