@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hublane::lane::filter::LaneFilter;
+use hublane::lane::outlet::Outlet;
 use hublane::lane::packet::{self, PacketLane, PacketSettings};
 use hublane::lane::uplink::{Ownership, Shared, UplinkSettings};
 use hublane::lane::{Lane, LaneStats};
@@ -103,7 +104,7 @@ fn serve(worker: usize, mut lane: Lane<PacketLane>) -> Outcome {
     let mut last = LaneStats::default();
     loop {
         let now = now(start);
-        lane.receive(256, now, &mut |out, packet, offload| {
+        lane.receive(256, now, &mut |out: &mut Outlet, packet: &mut [u8], offload: Offload| {
             if let Some(answer) = answer(packet, offload, worker) {
                 out.push(&answer, Offload { checksum: L4Checksum::Untrusted, segment_bytes: 0 }, now);
             }
@@ -161,7 +162,9 @@ fn relay(a: (&str, Ipv4Addr), b: (&str, Ipv4Addr), bypass: bool) -> Outcome {
         let mut more = false;
         for (from, to) in [(0, 1), (1, 0)] {
             let (source, sink) = if from < to { (&mut left, &mut right) } else { (&mut right, &mut left) };
-            let received = source.receive(BURST, now, &mut |_, packet, offload| sink.push(packet, offload, now));
+            let received = source.receive(BURST, now, &mut |_: &mut Outlet, packet: &mut [u8], offload: Offload| {
+                sink.push(packet, offload, now)
+            });
             more |= received.more;
             sink.flush(now);
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use allocation_counter::measure;
 use hublane::lane::cut::cut;
 use hublane::lane::merge::TxBurst;
+use hublane::lane::outlet::Outlet;
 use hublane::lane::uplink::{Ownership, Shared, UplinkSettings};
 use hublane::lane::{Lane, LaneIo, Link, SendFault};
 use hublane::tick::Tick;
@@ -42,6 +43,10 @@ impl LaneIo for Mill {
 
     fn receive(&mut self, frames_max: usize) -> io::Result<usize> {
         Ok(frames_max)
+    }
+
+    fn peek(&self, _index: usize) -> Option<&[u8]> {
+        Some(&self.frame)
     }
 
     fn frame(&mut self, _index: usize) -> Option<(&mut [u8], Offload)> {
@@ -97,7 +102,7 @@ fn nothing_is_allocated_for_packets() {
     let waiting = measure(|| {
         outgoing.iter().for_each(|packet| lane.push(packet, Offload::NONE, now));
         lane.poll(now);
-        lane.receive(1, now, &mut |_, _, _| unreachable!("it is ARP"));
+        lane.receive(1, now, &mut |_: &mut Outlet, _: &mut [u8], _: Offload| unreachable!("it is ARP"));
         lane.flush(now);
     });
     assert_eq!((waiting.count_total, lane.stats().drop_tx_waiting_full), (0, 136));
@@ -108,7 +113,7 @@ fn nothing_is_allocated_for_packets() {
     let moving = measure(|| {
         for _ in 0..20 {
             outgoing.iter().for_each(|packet| lane.push(packet, Offload::NONE, now));
-            lane.receive(16, now, &mut |out, packet, offload| {
+            lane.receive(16, now, &mut |out: &mut Outlet, packet: &mut [u8], offload: Offload| {
                 out.push(packet, offload, now);
                 let copy = &mut scratch[..packet.len()];
                 copy.copy_from_slice(packet);

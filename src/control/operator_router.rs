@@ -144,14 +144,14 @@ impl Operator {
             let mut all = NatStats::default();
             for (worker, stats) in self.views(way).await.into_iter().map(|view| view?.nat).enumerate() {
                 let Some(stats) = stats else { return self.silent(way, worker) };
-                add(&mut all, &stats);
+                all += stats;
             }
             rows.push(NatStatsRow {
                 hub: self.hub_name(way.hub()),
                 device: way.device.clone().unwrap_or_default(),
                 addresses: plan.addresses().map(|address| address.to_string()).collect(),
                 block_ports: plan.block_ports(),
-                ..stats_row(&all)
+                stats: all,
             });
         }
         Answer::NatStats { rows }
@@ -210,7 +210,7 @@ impl Operator {
             let views: Vec<RouterView> = self.views(way).await.into_iter().flatten().collect();
             let leases = views.iter().find_map(|view| view.leases).unwrap_or_default();
             let mut nat = NatStats::default();
-            views.iter().filter_map(|view| view.nat.as_ref()).for_each(|stats| add(&mut nat, stats));
+            views.iter().filter_map(|view| view.nat.as_ref()).for_each(|stats| nat += *stats);
             let up = views.iter().find_map(|view| Some(view.lane.as_ref()?.0.up));
             let nat = way.plan.nat.is_some().then(|| NatView {
                 device: way.device.clone().unwrap_or_default(),
@@ -375,54 +375,6 @@ fn name_of(proto: Proto) -> &'static str {
         Proto::Tcp => "tcp",
         Proto::Udp => "udp",
         Proto::Icmp => "icmp",
-    }
-}
-
-fn add(all: &mut NatStats, part: &NatStats) {
-    let NatStats { packets_out, bytes_out, packets_in, bytes_in, hairpins, icmp_sent, .. } = *part;
-    let NatStats { mappings_begun, flows_begun, overlaps_begun, hosts, mappings, flows, .. } = *part;
-    let NatStats { blocks_used, blocks, datagrams, table_bytes, .. } = *part;
-    for (sum, more) in [
-        (&mut all.packets_out, packets_out),
-        (&mut all.bytes_out, bytes_out),
-        (&mut all.packets_in, packets_in),
-        (&mut all.bytes_in, bytes_in),
-        (&mut all.hairpins, hairpins),
-        (&mut all.icmp_sent, icmp_sent),
-        (&mut all.mappings_begun, mappings_begun),
-        (&mut all.flows_begun, flows_begun),
-        (&mut all.overlaps_begun, overlaps_begun),
-        (&mut all.hosts, hosts),
-        (&mut all.mappings, mappings),
-        (&mut all.flows, flows),
-        (&mut all.blocks_used, blocks_used),
-        (&mut all.blocks, blocks),
-        (&mut all.datagrams, datagrams),
-        (&mut all.table_bytes, table_bytes),
-    ] {
-        *sum += more;
-    }
-}
-
-fn stats_row(all: &NatStats) -> NatStatsRow {
-    NatStatsRow {
-        blocks: all.blocks,
-        blocks_used: all.blocks_used,
-        hosts: all.hosts,
-        mappings: all.mappings,
-        flows: all.flows,
-        datagrams: all.datagrams,
-        table_bytes: all.table_bytes,
-        packets_out: all.packets_out,
-        bytes_out: all.bytes_out,
-        packets_in: all.packets_in,
-        bytes_in: all.bytes_in,
-        hairpins: all.hairpins,
-        icmp_sent: all.icmp_sent,
-        mappings_begun: all.mappings_begun,
-        flows_begun: all.flows_begun,
-        overlaps_begun: all.overlaps_begun,
-        ..NatStatsRow::default()
     }
 }
 

@@ -41,6 +41,10 @@ impl LaneIo for AnyLaneIo {
         each!(self, io => io.receive(frames_max))
     }
 
+    fn peek(&self, index: usize) -> Option<&[u8]> {
+        each!(self, io => io.peek(index))
+    }
+
     fn frame(&mut self, index: usize) -> Option<(&mut [u8], Offload)> {
         each!(self, io => io.frame(index))
     }

@@ -116,6 +116,10 @@ impl LaneIo for MemLane {
         aside(|| self.take_in(frames_max))
     }
 
+    fn peek(&self, index: usize) -> Option<&[u8]> {
+        self.lent.get(index).map(|(frame, _)| frame.as_slice())
+    }
+
     fn frame(&mut self, index: usize) -> Option<(&mut [u8], Offload)> {
         self.lent.get_mut(index).map(|(frame, offload)| (frame.as_mut_slice(), *offload))
     }

@@ -55,6 +55,9 @@ pub trait LaneIo {
     /// If the device is down or gone.
     fn receive(&mut self, frames_max: usize) -> io::Result<usize>;
 
+    /// The bytes of received frame number `index`, to look at.
+    fn peek(&self, index: usize) -> Option<&[u8]>;
+
     /// Received frame number `index`, as long as it is whole and can be told apart.
     fn frame(&mut self, index: usize) -> Option<(&mut [u8], Offload)>;
 
@@ -69,6 +72,22 @@ pub trait LaneIo {
 
     /// What becomes readable when frames have arrived, or the device has gone down.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// Takes what a lane has received.
+pub trait PacketSink {
+    /// What [`Self::packet`] is about to bring, some dozens at once, from the IP header on and padded as they came: for
+    /// what can be fetched for all of them together.
+    fn announce<'p>(&mut self, _packets: impl Iterator<Item = &'p [u8]>) {}
+
+    /// A packet, exactly as long as its header says, and an [`Outlet`] for what is to be sent at once.
+    fn packet(&mut self, outlet: &mut Outlet, packet: &mut [u8], offload: Offload);
+}
+
+impl<F: FnMut(&mut Outlet, &mut [u8], Offload)> PacketSink for F {
+    fn packet(&mut self, outlet: &mut Outlet, packet: &mut [u8], offload: Offload) {
+        self(outlet, packet, offload);
+    }
 }
 
 /// State of the device.
@@ -184,14 +203,9 @@ impl<Io: LaneIo> Lane<Io> {
         Self { io, out, uplink_speaks: speaks, look_due: now, last_conflict: None }
     }
 
-    /// Takes at most `packets_max` packets that have arrived. `sink` gets each, exactly as long as its header says, and
-    /// an [`Outlet`] for what it wants to send at once; that leaves with the next [`Self::flush`].
-    pub fn receive(
-        &mut self,
-        packets_max: usize,
-        now: Tick,
-        sink: &mut impl FnMut(&mut Outlet, &mut [u8], Offload),
-    ) -> Received {
+    /// Takes at most `packets_max` packets that have arrived. What `sink` sends at once leaves with the next
+    /// [`Self::flush`].
+    pub fn receive(&mut self, packets_max: usize, now: Tick, sink: &mut impl PacketSink) -> Received {
         let mut received = Received::default();
         while received.frames < packets_max {
             if self.out.burst.is_half_full() {
@@ -203,6 +217,10 @@ impl<Io: LaneIo> Lane<Io> {
                 return received;
             };
             for index in 0..frames {
+                if index.is_multiple_of(ANNOUNCED) {
+                    let batch = index..frames.min(index + ANNOUNCED);
+                    sink.announce(batch.filter_map(|at| self.io.peek(at)?.get(HEADER_BYTES..)));
+                }
                 if self.out.burst.is_half_full() {
                     self.flush(now);
                 }
@@ -332,7 +350,7 @@ fn take_frame(
     bytes: &mut [u8],
     offload: Offload,
     now: Tick,
-    sink: &mut impl FnMut(&mut Outlet, &mut [u8], Offload),
+    sink: &mut impl PacketSink,
 ) -> Option<Conflict> {
     let Some(frame) = Frame::new_checked(bytes) else {
         out.stats.drop_rx_malformed += 1;
@@ -357,12 +375,7 @@ fn take_frame(
     }
 }
 
-fn take_packet(
-    out: &mut Outlet,
-    bytes: &mut [u8],
-    mut offload: Offload,
-    sink: &mut impl FnMut(&mut Outlet, &mut [u8], Offload),
-) {
+fn take_packet(out: &mut Outlet, bytes: &mut [u8], mut offload: Offload, sink: &mut impl PacketSink) {
     // Short frames are padded; the length field says where the packet ends.
     let Some(length) = Ipv4::new_checked(bytes).and_then(Ipv4::whole).map(<[u8]>::len) else {
         out.stats.drop_rx_malformed += 1;
@@ -384,9 +397,11 @@ fn take_packet(
     }
     out.stats.received += 1;
     out.stats.received_bytes += u64::try_from(length).unwrap_or(0);
-    sink(out, packet, offload);
+    sink.packet(out, packet, offload);
 }
 
+/// Packets that are announced together: as many reads as a processor has under way, and few enough to stay in its cache.
+const ANNOUNCED: usize = 32;
 /// Frames of several turns fit; more would leave the cache before they are sent.
 const BURST_BYTES: usize = 512 * 1024;
 /// A link that is up tells itself when it goes down; other addresses, MTUs and lost frames are looked for.

@@ -201,6 +201,11 @@ impl LaneIo for PacketLane {
     }
 
     #[inline]
+    fn peek(&self, index: usize) -> Option<&[u8]> {
+        self.socket.as_ref()?.peek(index)
+    }
+
+    #[inline]
     fn frame(&mut self, index: usize) -> Option<(&mut [u8], Offload)> {
         let (header, frame) = self.socket.as_mut()?.frame(index)?;
         let offload = offload_of(header, frame)?;

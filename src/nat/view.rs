@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
 
 use super::events::{PortBlock, Translation};
 use super::flows::Flow;
@@ -16,41 +19,55 @@ use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::wire::tcp::FLAG_SYN;
 
-/// Counters since the start, and what there is now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NatStats {
+macro_rules! stats {
+    ($( $(#[doc = $help:literal])+ $field:ident, )+) => {
+        /// Counters since the start, and what there is now.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct NatStats {
+            $( $(#[doc = $help])+ pub $field: u64, )+
+        }
+
+        impl AddAssign for NatStats {
+            fn add_assign(&mut self, part: NatStats) {
+                $( self.$field += part.$field; )+
+            }
+        }
+    };
+}
+
+stats! {
     /// Packets from members that were translated; super-packets count once.
-    pub packets_out: u64,
+    packets_out,
     /// Their bytes.
-    pub bytes_out: u64,
+    bytes_out,
     /// Packets to members that were translated.
-    pub packets_in: u64,
+    packets_in,
     /// Their bytes.
-    pub bytes_in: u64,
+    bytes_in,
     /// Packets from members to members by way of an external address, of `packets_out`.
-    pub hairpins: u64,
+    hairpins,
     /// ICMP messages of our own.
-    pub icmp_sent: u64,
+    icmp_sent,
     /// Mappings that began.
-    pub mappings_begun: u64,
+    mappings_begun,
     /// Flows that began.
-    pub flows_begun: u64,
+    flows_begun,
     /// Of these, TCP that shares its external port.
-    pub overlaps_begun: u64,
+    overlaps_begun,
     /// Inside addresses in use.
-    pub hosts: u64,
+    hosts,
     /// Mappings there are.
-    pub mappings: u64,
+    mappings,
     /// Flows there are.
-    pub flows: u64,
+    flows,
     /// Blocks that are in use or rest.
-    pub blocks_used: u64,
+    blocks_used,
     /// Blocks there are.
-    pub blocks: u64,
+    blocks,
     /// Incomplete datagrams.
-    pub datagrams: u64,
+    datagrams,
     /// Memory of the tables.
-    pub table_bytes: u64,
+    table_bytes,
 }
 
 impl NatStats {

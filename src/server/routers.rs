@@ -114,8 +114,8 @@ impl Making<'_> {
         let worker = u8::try_from(owner).expect("fewer than 64 workers");
         let bindings = Arc::new(Bindings::new(gateway.network(), gateway.network_addresses()));
         // Who has used an address before need not look whether somebody else has it, and is back at once.
-        let is_new = leases::read(&leases::path(self.state, &hub.name))?.is_empty();
-        let uplink = hub.nat.as_ref().map(|nat| Uplink::of(hub, nat, is_new)).transpose()?;
+        let journal = leases::read(&leases::path(self.state, &hub.name))?;
+        let uplink = hub.nat.as_ref().map(|nat| Uplink::of(hub, nat, journal.is_empty())).transpose()?;
         let nat_plan = match (&hub.nat, &uplink) {
             (Some(nat), Some(uplink)) => Some(Arc::new(plan_nat(hub, gateway, nat, uplink, workers)?)),
             _ => None,
@@ -136,7 +136,7 @@ impl Making<'_> {
             _ => (0..workers).map(|_| None).collect(),
         };
         let (ask, questions) = unbounded_channel();
-        let mut host = Some(self.make_host(hub, gateway, &plan, &routers.reach, ask)?);
+        let mut host = Some(self.make_host(hub, gateway, &plan, &journal, &routers.reach, ask)?);
         for (worker, lane) in lanes.into_iter().enumerate() {
             let nat = plan.nat.as_ref().map(|nat| Nat::new(Arc::clone(nat), worker, random(), monotonic()));
             seeds[worker].push(RouterSeed {
@@ -158,6 +158,7 @@ impl Making<'_> {
         hub: &Hub,
         gateway: &wanted::Gateway,
         plan: &RouterPlan,
+        journal: &[u8],
         reach: &Reach,
         ask: UnboundedSender<DnsQuestion>,
     ) -> Result<HostSeed, ServerError> {
@@ -167,7 +168,7 @@ impl Making<'_> {
         let path = leases::path(self.state, &hub.name);
         let mut content = Vec::new();
         if let Some(dhcp) = host.dhcp() {
-            let restored = dhcp.restore(&leases::read(&path)?);
+            let restored = dhcp.restore(journal);
             if restored.damaged > 0 {
                 tracing::warn!(hub = %hub.name, lines = restored.damaged, "damaged lines of the lease file are left out");
             }

@@ -181,6 +181,12 @@ impl PacketSocket {
         Ok((got, self.received.iter().flatten().sum()))
     }
 
+    /// The bytes of the frame number `index` of the last [`Self::receive`], behind its virtio-net header.
+    pub fn peek(&self, index: usize) -> Option<&[u8]> {
+        let bytes = (*self.received.get(index)?)?;
+        self.room[index * ROOM_BYTES..][..bytes].get(VNET_BYTES..)
+    }
+
     /// Number `index` of the frames received last, unless it is cut off.
     #[inline]
     pub fn frame(&mut self, index: usize) -> Option<(VnetHeader, &mut [u8])> {

@@ -41,6 +41,8 @@ pub struct Fabric {
     pub broken: Vec<PortId>,
     /// This worker's part in the ways out of hubs, by [`HubId`].
     pub(super) routers: Vec<Option<Box<Router>>>,
+    /// Those of them with a NAT.
+    pub(super) laned: Vec<HubId>,
     /// Answers of gateways to the port that is being served.
     pub(super) later: Later,
     /// Ports of a flood, kept for its capacity.
@@ -77,6 +79,7 @@ impl Fabric {
             dirty: Vec::new(),
             broken: Vec::new(),
             routers: Vec::new(),
+            laned: Vec::new(),
             later: Later::default(),
             fan: Vec::new(),
         };

@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
+use crate::nat::NatStats;
+
 /// Which mappings are wanted; all conditions together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,38 +104,9 @@ pub struct NatStatsRow {
     pub addresses: Vec<String>,
     /// Ports of a block.
     pub block_ports: u16,
-    /// Blocks there are.
-    pub blocks: u64,
-    /// Blocks that members have, or that rest.
-    pub blocks_used: u64,
-    /// Inside addresses in use.
-    pub hosts: u64,
-    /// Mappings now.
-    pub mappings: u64,
-    /// Flows now.
-    pub flows: u64,
-    /// Incomplete datagrams now.
-    pub datagrams: u64,
-    /// Memory of the tables.
-    pub table_bytes: u64,
-    /// Packets from members; super-packets count once, as in all counts of packets.
-    pub packets_out: u64,
-    /// Their bytes.
-    pub bytes_out: u64,
-    /// Packets to members.
-    pub packets_in: u64,
-    /// Their bytes.
-    pub bytes_in: u64,
-    /// Of `packets_out`: to members, by way of a public address.
-    pub hairpins: u64,
-    /// ICMP messages of our own.
-    pub icmp_sent: u64,
-    /// Mappings that began.
-    pub mappings_begun: u64,
-    /// Flows that began.
-    pub flows_begun: u64,
-    /// Of these: TCP that shares its public port.
-    pub overlaps_begun: u64,
+    /// What it counts.
+    #[serde(flatten)]
+    pub stats: NatStats,
 }
 
 /// What is behind a public endpoint.

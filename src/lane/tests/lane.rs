@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::super::mem::{MemLane, MemWire, wire};
+use super::super::outlet::Outlet;
 use super::super::uplink::{Claim, Ownership, Shared, UplinkSettings};
-use super::super::{Lane, Link, Received};
+use super::super::{Lane, Link, PacketSink, Received};
 use super::{FAR, OURS, Tcp, datagram, is_sound};
 use crate::tick::Tick;
 use crate::wire::arp::{Arp, Operation};
@@ -38,7 +39,9 @@ fn answer() -> Vec<u8> {
 }
 
 fn nothing(lane: &mut Lane<MemLane>, now: Tick) {
-    lane.receive(64, now, &mut |_, packet, _| panic!("a packet of {} bytes", packet.len()));
+    lane.receive(64, now, &mut |_: &mut Outlet, packet: &mut [u8], _: Offload| {
+        panic!("a packet of {} bytes", packet.len())
+    });
 }
 
 /// The lane knows its router.
@@ -171,9 +174,40 @@ fn received_packets_are_as_long_as_they_say() {
     device.put(&[0; 13], Offload::NONE);
     device.put(&[&[0; 12][..], &[0x86, 0xdd, 0x60]].concat(), Offload::NONE);
     let mut seen = Vec::new();
-    let received = lane.receive(64, at(0), &mut |_, packet, offload| seen.push((packet.to_vec(), offload)));
+    let received = lane.receive(64, at(0), &mut |_: &mut Outlet, packet: &mut [u8], offload: Offload| {
+        seen.push((packet.to_vec(), offload))
+    });
     assert_eq!((received, seen), (Received { frames: 4, more: false }, vec![(packet, Offload::NONE)]));
     assert_eq!((lane.stats().drop_rx_malformed, lane.stats().drop_rx_foreign), (2, 1));
+}
+
+/// What is announced is what comes, in dozens, each before its first packet.
+#[test]
+fn packets_are_announced_before_they_come() {
+    #[derive(Default)]
+    struct Notes {
+        announced: Vec<Vec<u8>>,
+        came: usize,
+    }
+    impl PacketSink for Notes {
+        fn announce<'p>(&mut self, packets: impl Iterator<Item = &'p [u8]>) {
+            assert_eq!(self.announced.len(), self.came, "all of the last batch have come");
+            self.announced.extend(packets.map(<[u8]>::to_vec));
+        }
+
+        fn packet(&mut self, _: &mut Outlet, packet: &mut [u8], _: Offload) {
+            assert_eq!(self.announced[self.came], packet);
+            self.came += 1;
+        }
+    }
+    let (mut lane, device) = lane();
+    for n in 0..100 {
+        let packet = datagram((FAR, 53), (OURS, 61_001), &[n; 30]);
+        device.put(&[&CARD.0[..], &ROUTER.0, &[8, 0], &packet].concat(), Offload::NONE);
+    }
+    let mut notes = Notes::default();
+    assert_eq!(lane.receive(128, at(0), &mut notes), Received { frames: 100, more: false });
+    assert_eq!((notes.came, notes.announced.len()), (100, 100));
 }
 
 /// Merged by a card that also verified them: what stands in the field is the checksum of the first.
@@ -184,7 +218,7 @@ fn checksums_of_super_packets_are_always_unfinished() {
     let frame = [&CARD.0[..], &ROUTER.0, &[8, 0], &packet].concat();
     device.put(&frame, Offload { checksum: L4Checksum::Complete, segment_bytes: 1000 });
     let mut cut = Vec::new();
-    lane.receive(64, at(0), &mut |_, packet, offload| {
+    lane.receive(64, at(0), &mut |_: &mut Outlet, packet: &mut [u8], offload: Offload| {
         assert_eq!(offload, Offload { checksum: L4Checksum::Partial, segment_bytes: 1000 });
         super::super::cut::cut(packet, offload, 1500, &mut |packet| cut.push(packet.to_vec()));
     });
@@ -200,7 +234,10 @@ fn more_waits_until_it_was_asked_for() {
         device.put(&frame, Offload::NONE);
     }
     for (frames, more) in [(8, true), (2, false), (0, false)] {
-        assert_eq!(lane.receive(8, at(0), &mut |_, _, _| {}), Received { frames, more });
+        assert_eq!(
+            lane.receive(8, at(0), &mut |_: &mut Outlet, _: &mut [u8], _: Offload| {}),
+            Received { frames, more }
+        );
     }
 }
 
@@ -214,7 +251,7 @@ fn answers_leave_while_receiving() {
     for _ in 0..1000 {
         device.put(&frame, Offload::NONE);
     }
-    lane.receive(2000, at(1), &mut |out, packet, _| {
+    lane.receive(2000, at(1), &mut |out: &mut Outlet, packet: &mut [u8], _: Offload| {
         let ip = Ipv4::new_checked(packet).unwrap();
         out.push(&datagram((ip.dst(), 61_001), (ip.src(), 53), &[0; 1400]), Offload::NONE, at(1));
     });

@@ -82,6 +82,8 @@ pub struct Router {
     nat: Option<Nat>,
     lane: LaneSide,
     hairpins: Packets,
+    /// More flows are over than the last look has ended.
+    is_behind: bool,
     events: EventSink,
     /// When somebody's lie was last told to the log.
     claim_told: Tick,
@@ -100,6 +102,7 @@ impl Router {
             nat,
             lane: LaneSide { lane, ready: true, is_new: true, counted: LaneStats::default() },
             hairpins: Packets::default(),
+            is_behind: false,
             events,
             claim_told: Tick::default(),
             scratch: Box::new([0; FRAME_BYTES_MAX]),
@@ -121,6 +124,9 @@ impl Fabric {
             }
             if let Some(seat) = self.seats.get_mut(place) {
                 seat.host = Some(seed.plan.port);
+            }
+            if seed.nat.is_some() {
+                self.laned.push(seed.plan.hub);
             }
             self.routers[place] = Some(Box::new(Router::new(seed)));
         }
@@ -234,17 +240,25 @@ impl Fabric {
         }
     }
 
-    /// Whether a lane has more than the last turn took.
+    /// Whether the last turn has left something to do: packets of a lane, or flows whose time is up.
     pub(super) fn lanes_wait(&self) -> bool {
-        self.routers.iter().flatten().any(|router| router.lane.ready && router.lane.lane.is_some())
+        let waits = |router: &Router| router.is_behind || (router.lane.ready && router.lane.lane.is_some());
+        self.laned.iter().any(|hub| self.routers[usize::from(hub.0)].as_deref().is_some_and(waits))
     }
 
-    /// Takes what the lanes have received, a bounded number of packets. Returns whether there were any.
+    /// Takes what the lanes have received, a bounded number of packets, and ends a bounded number of flows where NAT is
+    /// behind. Returns whether there were packets.
     pub(super) fn receive_lanes(&mut self, now: Tick) -> bool {
         let mut came = false;
-        for hub in 0..self.routers.len() {
-            if self.routers[hub].as_ref().is_some_and(|router| router.lane.ready) {
-                came |= self.receive_lane(HubId(u16::try_from(hub).expect("hubs have 16 bits")), now);
+        for at in 0..self.laned.len() {
+            let hub = self.laned[at];
+            let Some(router) = self.routers[usize::from(hub.0)].as_deref() else { continue };
+            let (is_ready, is_behind) = (router.lane.ready, router.is_behind);
+            if is_ready {
+                came |= self.receive_lane(hub, now);
+            }
+            if is_behind {
+                self.poll_nat(hub, now);
             }
         }
         came
@@ -263,8 +277,9 @@ impl Fabric {
 
     /// Hands what the turn has sent to the devices.
     pub(super) fn flush_lanes(&mut self, now: Tick) {
-        for router in self.routers.iter_mut().flatten() {
-            if let Some(lane) = &mut router.lane.lane {
+        for hub in &self.laned {
+            let router = self.routers[usize::from(hub.0)].as_deref_mut();
+            if let Some(lane) = router.and_then(|router| router.lane.lane.as_mut()) {
                 lane.flush(now);
             }
         }

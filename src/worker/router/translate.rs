@@ -12,7 +12,7 @@ use crate::ids::{HubId, MemberId};
 use crate::lane::any::AnyLaneIo;
 use crate::lane::cut::cut;
 use crate::lane::outlet::Outlet;
-use crate::lane::{Lane, LaneStats};
+use crate::lane::{Lane, LaneStats, PacketSink};
 use crate::metrics::drops::DropReason;
 use crate::nat::{Insider, Nat, NatEvent, NatPlan, NatSink, fragment};
 use crate::tick::Tick;
@@ -192,6 +192,38 @@ impl Way<'_> {
     }
 }
 
+/// What takes packets from the lane; an [`Exit`] is only lent with each of them.
+struct Arrivals<'a> {
+    plan: &'a RouterPlan,
+    nat: &'a mut Nat,
+    nat_plan: &'a NatPlan,
+    hairpins: &'a mut Packets,
+    events: &'a EventSink,
+    frame: &'a mut [u8; FRAME_BYTES_MAX],
+    fabric: &'a mut Fabric,
+    now: Tick,
+}
+
+impl PacketSink for Arrivals<'_> {
+    #[inline]
+    fn announce<'p>(&mut self, packets: impl Iterator<Item = &'p [u8]>) {
+        self.nat.warm(packets, false);
+    }
+
+    #[inline]
+    fn packet(&mut self, outlet: &mut Outlet, packet: &mut [u8], offload: Offload) {
+        let Self { plan, nat_plan, events, now, .. } = *self;
+        let Self { nat, hairpins, frame, fabric, .. } = self;
+        if nat_plan.is_forged(packet) {
+            return fabric.counters.drop_frame(DropReason::NatForgedSource);
+        }
+        let towards = Towards { plan, exit: Exit::Outlet(outlet), hairpins, events, frame, fabric, now };
+        let mut way = Way { nat, nat_plan, towards };
+        way.inbound(packet, offload);
+        way.turn_round();
+    }
+}
+
 /// What became of a frame for the Internet.
 #[derive(PartialEq, Eq)]
 enum Passed {
@@ -251,8 +283,9 @@ impl Fabric {
     pub(super) fn poll_nat(&mut self, hub: HubId, now: Tick) {
         self.with_router(hub, |router, fabric| {
             if let Some((mut way, _)) = router.way(fabric, now) {
-                way.nat.poll(now, &mut way.towards);
+                let next = way.nat.poll(now, &mut way.towards);
                 way.turn_round();
+                router.is_behind = next <= now;
             }
             if let Some(lane) = &mut router.lane.lane {
                 let polled = lane.poll(now);
@@ -279,16 +312,8 @@ impl Router {
         let Self { plan, nat, lane: LaneSide { lane, ready, .. }, hairpins, events, frame, .. } = self;
         *ready = false;
         let (Some(lane), Some(nat), Some(nat_plan)) = (lane, nat, plan.nat.as_deref()) else { return 0 };
-        let received = lane.receive(PACKETS_PER_TURN, now, &mut |outlet, packet, offload| {
-            if nat_plan.is_forged(packet) {
-                return fabric.counters.drop_frame(DropReason::NatForgedSource);
-            }
-            let exit = Exit::Outlet(outlet);
-            let towards = Towards { plan, exit, hairpins, events, frame, fabric, now };
-            let mut way = Way { nat, nat_plan, towards };
-            way.inbound(packet, offload);
-            way.turn_round();
-        });
+        let mut arrivals = Arrivals { plan, nat, nat_plan, hairpins, events, frame, fabric, now };
+        let received = lane.receive(PACKETS_PER_TURN, now, &mut arrivals);
         *ready = received.more;
         received.frames
     }

@@ -84,21 +84,25 @@ pub(super) fn nat_stats(rows: &[NatStatsRow]) -> String {
         let words = [("device", row.device.clone()), ("public addresses", row.addresses.join(" "))];
         let counts = [
             ("ports of a block", row.block_ports.into()),
-            ("blocks used", row.blocks_used),
-            ("blocks", row.blocks),
-            ("inside addresses", row.hosts),
-            ("mappings", row.mappings),
-            ("flows", row.flows),
-            ("incomplete datagrams", row.datagrams),
-            ("packets out", row.packets_out),
-            ("packets in", row.packets_in),
-            ("hairpins", row.hairpins),
-            ("ICMP sent", row.icmp_sent),
-            ("mappings begun", row.mappings_begun),
-            ("flows begun", row.flows_begun),
-            ("flows that shared a port", row.overlaps_begun),
+            ("blocks used", row.stats.blocks_used),
+            ("blocks", row.stats.blocks),
+            ("inside addresses", row.stats.hosts),
+            ("mappings", row.stats.mappings),
+            ("flows", row.stats.flows),
+            ("incomplete datagrams", row.stats.datagrams),
+            ("packets out", row.stats.packets_out),
+            ("packets in", row.stats.packets_in),
+            ("hairpins", row.stats.hairpins),
+            ("ICMP sent", row.stats.icmp_sent),
+            ("mappings begun", row.stats.mappings_begun),
+            ("flows begun", row.stats.flows_begun),
+            ("flows that shared a port", row.stats.overlaps_begun),
         ];
-        let sizes = [("bytes out", row.bytes_out), ("bytes in", row.bytes_in), ("memory of tables", row.table_bytes)];
+        let sizes = [
+            ("bytes out", row.stats.bytes_out),
+            ("bytes in", row.stats.bytes_in),
+            ("memory of tables", row.stats.table_bytes),
+        ];
         let counts = counts.into_iter().map(|(name, n)| (name, count(n)));
         let sizes = sizes.into_iter().map(|(name, n)| (name, bytes(n)));
         for (name, value) in words.into_iter().chain(counts).chain(sizes) {
@@ -180,6 +184,7 @@ mod tests {
     use super::super::super::{Answer, HubView};
     use super::super::{json, text};
     use super::*;
+    use crate::nat::NatStats;
 
     fn row() -> NatRow {
         NatRow {
@@ -248,7 +253,11 @@ mod tests {
         let shown = text(&Answer::Status(Box::new(view)), 0);
         assert!(shown.contains("GATEWAY OF") && shown.contains("eth0") && shown.contains("0 of 44"), "{shown}");
         assert!(!text(&Answer::Status(Box::default()), 0).contains("GATEWAY"));
-        let stats = NatStatsRow { hub: "PUBLIC".into(), packets_out: 1_234, ..NatStatsRow::default() };
+        let stats = NatStatsRow {
+            hub: "PUBLIC".into(),
+            stats: NatStats { packets_out: 1_234, ..NatStats::default() },
+            ..NatStatsRow::default()
+        };
         assert!(text(&Answer::NatStats { rows: vec![stats] }, 0).contains("1,234"));
         assert_eq!(text(&Answer::NatStats { rows: Vec::new() }, 0), "no hub has a NAT\n");
     }
