@@ -254,6 +254,41 @@ mod random {
         Ok(())
     }
 
+    /// The server is killed, and another one reads its journal.
+    fn kill(rig: &mut Rig) -> Result<(), TestCaseError> {
+        // Whole seconds are all that the journal knows.
+        let past = rig.now.since(START).subsec_nanos();
+        rig.pass(Duration::from_nanos(1_000_000_000 - u64::from(past)));
+        let before = essence(&rig.server, rig.now);
+        let span = rig.now.since(START);
+        let now = rig.now;
+        rig.killed();
+        prop_assert_eq!(&essence(&rig.server, rig.now), &before);
+        // The rig's clock goes on where it was.
+        rig.now = now;
+        rig.server.epoch = (now, GIVEN_UNIX_S + span.as_secs());
+        let journal = rig.world.journal.clone();
+        let mut server = DhcpServer::new(rig.server.settings.clone(), 44, now, GIVEN_UNIX_S + span.as_secs());
+        server.restore(&journal);
+        rig.server = server;
+        Ok(())
+    }
+
+    /// Table, world and bindings say the same.
+    fn agree(rig: &Rig, believed: &Believed) -> Result<(), TestCaseError> {
+        for row in rig.server.leases(rig.now).filter(|row| row.state == LeaseState::Leased) {
+            let held = believed.get(&row.address).map(|(member, card, _)| (*member, *card));
+            prop_assert_eq!(held, row.member.zip(row.mac), "{} in the table and in the world", row.address);
+        }
+        // A session without a network behind it has one address.
+        let mut of_sessions: BTreeMap<SessionId, usize> = BTreeMap::new();
+        for (_, binding) in rig.world.bound.iter().filter(|(_, binding)| binding.member != MemberId(4)) {
+            *of_sessions.entry(binding.session).or_default() += 1;
+        }
+        prop_assert!(of_sessions.values().all(|count| *count <= 1), "{:?}", of_sessions);
+        Ok(())
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1500))]
 
@@ -305,35 +340,12 @@ mod random {
                     }
                     Step::Pass { ms } => drop(rig.pass(Duration::from_millis(ms))),
                     Step::Kill => {
-                        // Whole seconds are all that the journal knows.
-                        let past = rig.now.since(START).subsec_nanos();
-                        rig.pass(Duration::from_nanos(1_000_000_000 - u64::from(past)));
-                        let before = essence(&rig.server, rig.now);
-                        let span = rig.now.since(START);
-                        let now = rig.now;
-                        rig.killed();
-                        prop_assert_eq!(&essence(&rig.server, rig.now), &before);
-                        // The rig's clock goes on where it was.
-                        rig.now = now;
-                        rig.server.epoch = (now, GIVEN_UNIX_S + span.as_secs());
-                        let journal = rig.world.journal.clone();
-                        let mut server = DhcpServer::new(rig.server.settings.clone(), 44, now, GIVEN_UNIX_S + span.as_secs());
-                        server.restore(&journal);
-                        rig.server = server;
+                        kill(&mut rig)?;
                         generation += 1;
                     }
                     Step::Compact => rig.world.journal = compacted(&mut rig.server, 4),
                 }
-                for row in rig.server.leases(rig.now).filter(|row| row.state == LeaseState::Leased) {
-                    let held = believed.get(&row.address).map(|(member, card, _)| (*member, *card));
-                    prop_assert_eq!(held, row.member.zip(row.mac), "{} in the table and in the world", row.address);
-                }
-                // A session without a network behind it has one address.
-                let mut of_sessions: BTreeMap<SessionId, usize> = BTreeMap::new();
-                for (_, binding) in rig.world.bound.iter().filter(|(_, binding)| binding.member != MemberId(4)) {
-                    *of_sessions.entry(binding.session).or_default() += 1;
-                }
-                prop_assert!(of_sessions.values().all(|count| *count <= 1), "{:?}", of_sessions);
+                agree(&rig, &believed)?;
             }
         }
     }

@@ -132,9 +132,8 @@ fn dhcp_d22_classless_routes() {
     assert_eq!((offer.option(121), offer.option(249)), (None, None), "nothing to add to option 3");
 }
 
-/// Every option of the table: asked for alone, it is told with these bytes.
-#[test]
-fn dhcp_d23_options() {
+/// Settings with something to say for every option.
+fn settings_of_every_option() -> DhcpSettings {
     let raw = |code, value: &[u8]| RawOption { code, value: value.to_vec(), always: false };
     let name = Reservation {
         address: Some(host(77)),
@@ -142,7 +141,7 @@ fn dhcp_d23_options() {
         host_name: "alice".into(),
         ..Reservation::default()
     };
-    let settings = DhcpSettings {
+    DhcpSettings {
         routers: vec![host(1), host(2)],
         dns: vec![host(3), host(4)],
         domain: "hub.example".into(),
@@ -162,8 +161,13 @@ fn dhcp_d23_options() {
             raw(67, b"boot.img"),
         ],
         ..settings()
-    };
-    let mut rig = Rig::new(settings);
+    }
+}
+
+/// Every option of the table: asked for alone, it is told with these bytes.
+#[test]
+fn dhcp_d23_options() {
+    let mut rig = Rig::new(settings_of_every_option());
     let routes = [0, 100, 64, 0, 1, 8, 10, 100, 64, 0, 2];
     let table: [(u8, &[u8]); 26] = [
         (1, &[255, 255, 0, 0]),
