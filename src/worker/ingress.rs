@@ -1,6 +1,6 @@
 //! A frame enters the hub: policy, learning and lookup decide, the fabric carries it on.
 //!
-//! To one port of this worker: delivered at once. To one of another worker: into its mailbox. A flood: once into
+//! To the hub's gateway: an errand ([`super::router`]). To one port of this worker: delivered at once. To one of another worker: into its mailbox. A flood: once into
 //! the mailbox of each worker that has ports to flood, then to the ports here.
 #![forbid(unsafe_code)]
 

@@ -1,11 +1,12 @@
 //! One turn of a worker's loop.
 //!
-//! 1. wait: hand the sends of the last turn to the kernel and sleep until something happens  (one system call)
+//! 1. wait: hand the sends of the last turn to the kernel and sleep until something happens  (one system call; where
+//!    frames come so often that waking is the cost, a short pause before it: [`super::gather`])
 //! 2. reap: bytes received → records opened → frames switched; sends that ended → more of the backlog
-//! 3. exchange: frames from other workers
+//! 3. lanes: packets from the Internet, through NAT; exchange: frames from other workers
 //! 4. commands from control threads
-//! 5. timers: keep-alives, timeouts, ageing
-//! 6. flush: seal every record under construction, queue it for sending
+//! 5. timers: keep-alives, timeouts, ageing, what a gateway and NAT have to do
+//! 6. flush: seal every record under construction, queue it for sending; hand the lanes their bursts
 //!
 //! The clock is read once, after the wait. A turn never waits for a member: what cannot be sent is queued,
 //! and dropped for that member alone when his queue is full. Whatever touches a port's state runs in
