@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::merge::TxBurst;
+use super::report::LaneReport;
 use super::{LaneIo, Link, SendFault};
 use crate::sys::waker::Waker;
 use crate::wire::ethernet::Mac;
@@ -24,7 +25,7 @@ pub fn wire(mac: Mac, mtu: usize) -> (MemLane, MemWire) {
     // Without a descriptor to spare the lane is looked at when time tells.
     let bell = Waker::new().ok();
     let (to_lane, from_lane, spare) = Default::default();
-    let state = State { link, room: usize::MAX, to_lane, from_lane, spare, bell: bell.clone() };
+    let state = State { link, room: usize::MAX, to_lane, from_lane, spare, bell: bell.clone(), relay: None };
     let state = Arc::new(Mutex::new(state));
     (MemLane { state: Arc::clone(&state), link, lent: Vec::new(), bell }, MemWire(state))
 }
@@ -53,6 +54,8 @@ struct State {
     /// Buffers of frames that went either way.
     spare: Vec<Vec<u8>>,
     bell: Option<Waker>,
+    /// See [`LaneIo::relay`].
+    relay: Option<usize>,
 }
 
 impl State {
@@ -92,6 +95,11 @@ impl MemWire {
     /// How many frames may be sent before somebody takes them.
     pub fn set_room(&self, frames: usize) {
         lock(&self.0).room = frames;
+    }
+
+    /// Takes the queue from the lane: another worker sends for it.
+    pub fn set_relay(&self, worker: Option<usize>) {
+        lock(&self.0).relay = worker;
     }
 
     /// Changes the device.
@@ -138,6 +146,14 @@ impl LaneIo for MemLane {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.bell.as_ref().map(AsFd::as_fd)
+    }
+
+    fn relay(&self) -> Option<usize> {
+        lock(&self.state).relay
+    }
+
+    fn report(&self) -> LaneReport {
+        LaneReport { mode: "memory", ..LaneReport::default() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The lane: how packets of members leave for the Internet and come back, past the host's own stack.
 //!
-//! Each worker has one end, a [`Lane`] over a [`LaneIo`]: packet sockets (`packet.rs`), or memory for tests
-//! (`mem.rs`). Packets are IPv4, from the IP header on; everything below it is the lane's own business.
+//! Each worker has one end, a [`Lane`] over a [`LaneIo`]: AF_XDP sockets (`xdp.rs`), packet sockets (`packet.rs`), or
+//! memory for tests (`mem.rs`). Packets are IPv4, from the IP header on; everything below it is the lane's own business.
 //!
 //! Out: [`Lane::push`] finds the next hop's card (`uplink.rs`, `neighbours.rs`) and copies the packet into the burst
 //! under construction (`merge.rs`); [`Lane::flush`] sends the burst and never waits: what the device does not take is
@@ -24,6 +24,7 @@ use crate::wire::offload::{L4Checksum, Offload};
 
 use self::merge::{L4Place, TxBurst};
 use self::outlet::Outlet;
+use self::report::LaneReport;
 use self::uplink::{Conflict, Shared, Uplink, UplinkSettings};
 
 pub mod any;
@@ -34,7 +35,9 @@ pub mod merge;
 pub mod neighbours;
 pub mod outlet;
 pub mod packet;
+pub mod report;
 pub mod uplink;
+pub mod xdp;
 
 #[cfg(test)]
 mod tests;
@@ -72,6 +75,14 @@ pub trait LaneIo {
 
     /// What becomes readable when frames have arrived, or the device has gone down.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The worker that sends for this one, whose end has no queue of the device.
+    fn relay(&self) -> Option<usize> {
+        None
+    }
+
+    /// What the operator wants to know of it.
+    fn report(&self) -> LaneReport;
 }
 
 /// Takes what a lane has received.
@@ -315,6 +326,17 @@ impl<Io: LaneIo> Lane<Io> {
     /// Another next hop for what is not on the link.
     pub fn set_next_hop(&mut self, next_hop: Option<std::net::Ipv4Addr>) {
         self.out.uplink.set_next_hop(next_hop);
+    }
+
+    /// The worker whose lane takes what this one has to send, because this end has no queue of the device.
+    #[inline]
+    pub fn relay(&self) -> Option<usize> {
+        self.io.relay()
+    }
+
+    /// What the operator wants to know of the back end.
+    pub fn report(&self) -> LaneReport {
+        self.io.report()
     }
 
     /// The back end.

@@ -35,13 +35,17 @@ use crate::hub::Profile;
 use crate::ids::{HubId, PortId};
 use crate::lane::Lane;
 use crate::lane::any::AnyLaneIo;
+use crate::lane::choice::{self, Choice, LaneKind, LaneSteer};
 use crate::lane::filter::{LaneFilter, StaticPort};
 use crate::lane::packet::{self, PacketSettings};
 use crate::lane::uplink::{Ownership, Shared, UplinkSettings};
+use crate::lane::xdp::{self, XdpSettings};
 use crate::nat::{Filtering, Nat, NatPlan, NatSettings, Prefix, Proto, Record, Rule, StaticMapping};
 use crate::sys::clock::{monotonic, wall_ns};
 use crate::sys::netdev::{self, Addressing};
+use crate::sys::nic;
 use crate::sys::waker::Waker;
+use crate::sys::xsk::{BusyPoll, Copying};
 use crate::wire::ethernet::Mac;
 use crate::worker::router::departures::Departures;
 use crate::worker::router::host::HostSeed;
@@ -313,20 +317,50 @@ fn open_lanes(
         slices: nat_plan.slices().iter().map(|slice| slice.first..=slice.last).collect(),
         statics: statics.collect(),
     };
-    let opened = packet::open(PacketSettings {
-        device: nat.device.clone(),
-        filter,
-        workers,
-        receive_bytes: RECEIVE_BYTES,
-        qdisc_bypass: false,
-    });
-    let lanes = opened.map_err(|error| ServerError::Router { hub: hub.name.clone(), why: error.to_string() })?;
+    let lanes = open_ends(hub, nat, uplink, filter, workers)
+        .map_err(|why| ServerError::Router { hub: hub.name.clone(), why: why.to_string() })?;
     let shared = Arc::new(Shared::new(&uplink.settings));
     let lane = |(worker, io)| {
         let settings = uplink.settings.clone();
-        Some(Lane::new(AnyLaneIo::Packet(io), settings, Arc::clone(&shared), worker, random(), monotonic()))
+        Some(Lane::new(io, settings, Arc::clone(&shared), worker, random(), monotonic()))
     };
     Ok(lanes.into_iter().enumerate().map(lane).collect())
+}
+
+/// The back ends of all workers, of the kind that suits the device or was asked for.
+fn open_ends(
+    hub: &Hub,
+    nat: &wanted::Nat,
+    uplink: &Uplink,
+    filter: LaneFilter,
+    workers: usize,
+) -> Result<Vec<AnyLaneIo>, Box<dyn std::error::Error>> {
+    let device = nat.device.clone();
+    let facts = nic::facts(&device)?;
+    let Choice { mode, steer, why, remarks, .. } =
+        choice::choose(nat.lane_mode, nat.lane_steer, &facts, !filter.dedicated, workers)?;
+    tracing::info!(hub = %hub.name, %device, "the lane is {}: {why}", mode.text());
+    remarks.iter().for_each(|remark| tracing::info!(hub = %hub.name, %device, "{remark}"));
+    if mode == LaneKind::Packet {
+        let receive_bytes = RECEIVE_BYTES;
+        let settings = PacketSettings { device, filter, workers, receive_bytes, qdisc_bypass: false };
+        return Ok(packet::open(settings)?.into_iter().map(AnyLaneIo::Packet).collect());
+    }
+    let busy_poll = u32::try_from(nat.lane_busy_poll.as_micros()).unwrap_or(0);
+    let settings = XdpSettings {
+        device,
+        asks_for_host: !filter.addresses.contains(&uplink.settings.ask_from) || !filter.dedicated,
+        filter,
+        workers,
+        generic: mode == LaneKind::XdpGeneric,
+        copying: if mode == LaneKind::XdpGeneric { Copying::Copy } else { Copying::Auto },
+        busy_poll: (busy_poll > 0).then_some(BusyPoll { micros: busy_poll, budget: BUSY_POLL_FRAMES }),
+        tx_checksum: facts.xdp.is_some_and(|offer| offer.tx_checksum),
+        steer,
+        steer_or_fail: nat.lane_steer != LaneSteer::Auto,
+        remarks,
+    };
+    Ok(xdp::open(settings)?.into_iter().map(|io| AnyLaneIo::Xdp(Box::new(io))).collect())
 }
 
 fn plan_nat(
@@ -479,6 +513,8 @@ async fn tell_host_addresses(reach: Reach, plans: Vec<Arc<RouterPlan>>) {
 
 /// In front of each worker: a burst of 64 super-packets as the kernel counts them.
 const RECEIVE_BYTES: usize = 8 << 20;
+/// Frames of one look at a device that is polled, the kernel's own number for interrupts.
+const BUSY_POLL_FRAMES: u32 = 64;
 /// Questions asked at a time; most take one descriptor, those of slow upstreams some more.
 pub(super) const QUESTIONS_MAX: usize = 512;
 /// The host's addresses change rarely.

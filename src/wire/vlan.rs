@@ -9,6 +9,8 @@ pub const TPID_CUSTOMER: u16 = 0x8100;
 pub const TPID_SERVICE: u16 = 0x88a8;
 /// Length of a tag.
 pub const TAG_BYTES: usize = 4;
+/// The two addresses before it.
+const ADDRESSES_BYTES: usize = 12;
 /// VID that marks a frame as priority-tagged: it carries a priority and belongs to no VLAN.
 pub const VID_PRIORITY: u16 = 0;
 /// VID that may neither be configured nor sent (802.1Q table 9-2).
@@ -35,6 +37,21 @@ impl Tag {
     pub const fn vid(self) -> u16 {
         self.control & 0xfff
     }
+}
+
+/// `frame` without a tag that carries a priority only; the bytes before it move up, so its front is not the same place.
+pub fn without_priority_tag(frame: &mut [u8]) -> &mut [u8] {
+    let is_priority = match frame {
+        [_, _, _, _, _, _, _, _, _, _, _, _, 0x81, 0x00, high, low, _, _, ..] => {
+            u16::from_be_bytes([*high, *low]) & 0xfff == VID_PRIORITY
+        }
+        _ => false,
+    };
+    if !is_priority {
+        return frame;
+    }
+    frame.copy_within(..ADDRESSES_BYTES, TAG_BYTES);
+    &mut frame[TAG_BYTES..]
 }
 
 /// What stands behind the addresses of a frame.
@@ -77,6 +94,22 @@ mod tests {
         for (tail, want) in cases {
             let bytes = [&[0u8; 12][..], tail].concat();
             assert_eq!(tagging(Frame::new_checked(&bytes).unwrap()), want, "{tail:02x?}");
+        }
+    }
+
+    #[test]
+    fn only_priority_tags_come_off() {
+        let addresses: Vec<u8> = (0..12).collect();
+        let cases: [(&[u8], &[u8]); 5] = [
+            (&[0x08, 0x00, 1, 2], &[0x08, 0x00, 1, 2]),
+            (&[0x81, 0x00, 0xe0, 0x00, 0x08, 0x00, 9], &[0x08, 0x00, 9]),
+            (&[0x81, 0x00, 0xe0, 0x05, 0x08, 0x00, 9], &[0x81, 0x00, 0xe0, 0x05, 0x08, 0x00, 9]),
+            (&[0x88, 0xa8, 0xe0, 0x00, 0x08, 0x00, 9], &[0x88, 0xa8, 0xe0, 0x00, 0x08, 0x00, 9]),
+            (&[0x81, 0x00, 0xe0, 0x00, 0x08], &[0x81, 0x00, 0xe0, 0x00, 0x08]),
+        ];
+        for (tail, want) in cases {
+            let mut bytes = [&addresses[..], tail].concat();
+            assert_eq!(without_priority_tag(&mut bytes), [&addresses[..], want].concat(), "{tail:02x?}");
         }
     }
 }
