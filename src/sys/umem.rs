@@ -131,6 +131,13 @@ impl Umem {
         (count(Owner::Ours), count(Owner::Kernel(Purpose::Receive)), count(Owner::Kernel(Purpose::Send)))
     }
 
+    /// Begins of the chunks that the kernel has for `purpose`.
+    #[cfg(test)]
+    pub(super) fn lent(&self, purpose: Purpose) -> Vec<u64> {
+        let places = (0u64..).zip(&self.owners).filter(|(_, owner)| **owner == Owner::Kernel(purpose));
+        places.map(|(index, _)| index << self.chunk_bits).collect()
+    }
+
     /// What the kernel does with memory it has: it writes `bytes` at `address`.
     ///
     /// # Panics

@@ -296,7 +296,7 @@ impl Frames {
         if self.free.len() < count {
             self.reap();
         }
-        if self.free.len() < count || (self.rings.tx.room() as usize) < count {
+        if self.free.len() < count || !self.rings.tx.has_room(count) {
             return Err(TxRefused::Full);
         }
         self.building.extend(self.free.drain(self.free.len() - count..));

@@ -257,13 +257,22 @@ pub(super) fn get<T: Plain>(fd: BorrowedFd<'_>, option: i32, into: &mut T) -> io
     }
 }
 
-/// Structures of integers without padding.
-pub(super) trait Plain {}
-impl Plain for u32 {}
-impl Plain for libc::xdp_umem_reg {}
-impl Plain for libc::xdp_mmap_offsets {}
-impl Plain for libc::xdp_options {}
-impl Plain for libc::xdp_statistics {}
+/// Structures of the kernel.
+///
+/// # Safety
+/// They have no padding, and every bit pattern is a value.
+pub(super) unsafe trait Plain {}
+
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: two integers of 64 bits, four of 32.
+unsafe impl Plain for libc::xdp_umem_reg {}
+// SAFETY: sixteen integers of 64 bits.
+unsafe impl Plain for libc::xdp_mmap_offsets {}
+// SAFETY: an integer.
+unsafe impl Plain for libc::xdp_options {}
+// SAFETY: six integers of 64 bits.
+unsafe impl Plain for libc::xdp_statistics {}
 
 fn said(what: &'static str) -> impl Fn(io::Error) -> NoXsk {
     move |source| NoXsk::Kernel { what, source }

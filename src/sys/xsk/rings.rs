@@ -36,7 +36,7 @@ impl FillRing {
     /// Gives `chunk` to the kernel at the next [`Self::submit`]; back if the ring is full.
     #[inline]
     pub(super) fn give(&mut self, umem: &mut Umem, chunk: Chunk) -> Result<(), Chunk> {
-        if self.0.room() == 0 {
+        if !self.0.has_room(1) {
             return Err(chunk);
         }
         let place = self.0.place();
@@ -117,10 +117,10 @@ impl TxRing {
         Self(Producer::new(memory))
     }
 
-    /// Places that are free.
+    /// Whether this many places are free.
     #[inline]
-    pub(super) fn room(&mut self) -> u32 {
-        self.0.room()
+    pub(super) fn has_room(&mut self, wanted: usize) -> bool {
+        u32::try_from(wanted).is_ok_and(|wanted| self.0.has_room(wanted))
     }
 
     /// Gives `len` bytes of `chunk`, from `at` on, to the kernel at the next [`Self::submit`]; back if the ring is full.
@@ -133,7 +133,7 @@ impl TxRing {
         len: usize,
         options: u32,
     ) -> Result<(), Chunk> {
-        let (Ok(len), true) = (u32::try_from(len), self.0.room() > 0) else { return Err(chunk) };
+        let (Ok(len), true) = (u32::try_from(len), self.0.has_room(1)) else { return Err(chunk) };
         let place = self.0.place();
         let memory = &self.0.memory;
         memory.long(place, 0).store(umem.give(chunk, Purpose::Send) + at as u64, Ordering::Relaxed);
@@ -206,19 +206,21 @@ impl Producer {
         Self { memory, written, submitted: written, read }
     }
 
-    /// Places that are free; looks at the other side only if none seems to be.
+    /// Whether `wanted` places are free; looks at the other side only if they do not seem to be.
     #[inline]
-    fn room(&mut self) -> u32 {
-        // More than there are in the ring cannot wait: an index that says so leaves no room.
-        let room = |read| self.memory.entries.saturating_sub(self.written.wrapping_sub(read));
-        match room(self.read) {
-            0 => {
-                // Acquire: what the other side has read of a place comes before what we write into it.
-                self.read = self.memory.consumer().load(Ordering::Acquire);
-                self.memory.entries.saturating_sub(self.written.wrapping_sub(self.read))
-            }
-            some => some,
+    fn has_room(&mut self, wanted: u32) -> bool {
+        if self.room() >= wanted {
+            return true;
         }
+        // Acquire: what the other side has read of a place comes before what we write into it.
+        self.read = self.memory.consumer().load(Ordering::Acquire);
+        self.room() >= wanted
+    }
+
+    /// More than there are in the ring cannot wait: an index that says so leaves no room.
+    #[inline]
+    fn room(&self) -> u32 {
+        self.memory.entries.saturating_sub(self.written.wrapping_sub(self.read))
     }
 
     #[inline]
@@ -332,6 +334,16 @@ impl RingMemory {
         ring.producer().store(first, Ordering::Relaxed);
         ring.consumer().store(first, Ordering::Relaxed);
         ring
+    }
+
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    #[cfg(test)]
+    pub(super) fn place_bytes(&self) -> usize {
+        self.place_bytes
     }
 
     #[inline]
