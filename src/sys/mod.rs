@@ -14,10 +14,12 @@ pub mod socket;
 pub mod tc;
 pub mod uring;
 pub mod waker;
+pub mod xsk;
 
 mod bufring;
 mod mmap;
 mod ring;
+mod umem;
 
 #[cfg(test)]
 mod conformance;
