@@ -23,7 +23,7 @@ use crate::lane::Link;
 use crate::lane::choice::LaneSteer;
 use crate::lane::filter::LaneFilter;
 use crate::sys::bpf::Base;
-use crate::sys::bpf::xdp::{self, NoXdp, XdpLink, XdpMode, XdpProgram};
+use crate::sys::bpf::xdp::{self, NoXdp, XdpCounts, XdpLink, XdpMode, XdpProgram};
 use crate::sys::netdev::{Device, Devices};
 use crate::sys::{netlink, nic};
 use crate::sys::packet::{Options, PacketSocket};
@@ -213,7 +213,7 @@ impl Crew {
 
     /// Decisions of the program, and what there is to say.
     pub(super) fn tell(&self) -> (Vec<(&'static str, u64)>, Vec<String>) {
-        let decisions = self.program.counts().map(|counts| counts.list()).unwrap_or_default();
+        let decisions = self.program.counts().map(list).unwrap_or_default();
         (decisions, [&self.settings.remarks[..], &self.lock().remarks].concat())
     }
 
@@ -319,7 +319,7 @@ impl Crew {
         self.program.attach(index, mode).map_err(|error| {
             let name = self.settings.device.clone();
             match netlink::link(&name).map(|link| link.xdp) {
-                Ok(Some(other)) if matches!(error, NoXdp::Occupied) => {
+                Ok(Some(other)) if matches!(error, NoXdp::Occupied(_)) => {
                     let program = xdp::program_name(other.id).unwrap_or_else(|| "?".into());
                     NoXdpLane::Occupied(name, program, other.id)
                 }
@@ -455,12 +455,27 @@ impl Crew {
     }
 }
 
-fn queues_of(queues: nic::Queues) -> u32 {
-    queues.rx.clamp(1, QUEUES_MAX)
+/// By name, as the operator reads them.
+fn list(counts: XdpCounts) -> Vec<(&'static str, u64)> {
+    let XdpCounts { passed, malformed, listed_source, no_socket, tcp, udp, icmp, other_protocol, fragment, arp } = counts;
+    vec![
+        ("passed", passed),
+        ("malformed", malformed),
+        ("listed_source", listed_source),
+        ("no_socket", no_socket),
+        ("tcp", tcp),
+        ("udp", udp),
+        ("icmp", icmp),
+        ("other_protocol", other_protocol),
+        ("fragment", fragment),
+        ("arp", arp),
+    ]
 }
 
-/// Places in the program's map.
-const QUEUES_MAX: u32 = 256;
+fn queues_of(queues: nic::Queues) -> u32 {
+    queues.rx.clamp(1, xdp::QUEUES_MAX)
+}
+
 /// What arrives in 2 ms at two million packets a second.
 const RX_CHUNKS: u32 = 4096;
 /// Several bursts: a NIC that copies nothing gives chunks back when it has sent them.
