@@ -61,7 +61,7 @@ fn main() -> Outcome {
         }
         ["blast", to, bytes, seconds] => blast::blast(to.parse()?, bytes.parse()?, seconds.parse()?),
         ["detach", device] => {
-            let taken = bpf::xdp::detach(Devices::new()?.find(device)?.index)?;
+            let taken = bpf::detach(Devices::new()?.find(device)?.index)?;
             if taken { Ok(()) } else { Err("no link of XDP is at the device".into()) }
         }
         ["attached", device] => {

@@ -28,6 +28,7 @@ use self::report::LaneReport;
 use self::uplink::{Conflict, Shared, Uplink, UplinkSettings};
 
 pub mod any;
+pub mod choice;
 pub mod cut;
 pub mod filter;
 pub mod mem;

@@ -22,8 +22,7 @@ use super::{Source, XdpLane};
 use crate::lane::Link;
 use crate::lane::choice::LaneSteer;
 use crate::lane::filter::LaneFilter;
-use crate::sys::bpf::Base;
-use crate::sys::bpf::xdp::{self, NoXdp, XdpCounts, XdpLink, XdpMode, XdpProgram};
+use crate::sys::bpf::{self, Base, NoXdp, XdpCounts, XdpLink, XdpMode, XdpProgram};
 use crate::sys::netdev::{Device, Devices};
 use crate::sys::{netlink, nic};
 use crate::sys::packet::{Options, PacketSocket};
@@ -320,7 +319,7 @@ impl Crew {
             let name = self.settings.device.clone();
             match netlink::link(&name).map(|link| link.xdp) {
                 Ok(Some(other)) if matches!(error, NoXdp::Occupied(_)) => {
-                    let program = xdp::program_name(other.id).unwrap_or_else(|| "?".into());
+                    let program = bpf::program_name(other.id).unwrap_or_else(|| "?".into());
                     NoXdpLane::Occupied(name, program, other.id)
                 }
                 _ => NoXdpLane::Program(name, error),
@@ -441,9 +440,9 @@ impl Crew {
         Ok(ears)
     }
 
-    fn steering(&self, mac: Mac) -> xdp::XdpSettings {
+    fn steering(&self, mac: Mac) -> bpf::XdpSettings {
         let filter = &self.settings.filter;
-        xdp::XdpSettings {
+        bpf::XdpSettings {
             dedicated: filter.dedicated,
             vlan: 0,
             mac,
@@ -473,7 +472,7 @@ fn list(counts: XdpCounts) -> Vec<(&'static str, u64)> {
 }
 
 fn queues_of(queues: nic::Queues) -> u32 {
-    queues.rx.clamp(1, xdp::QUEUES_MAX)
+    queues.rx.clamp(1, bpf::QUEUES_MAX)
 }
 
 /// What arrives in 2 ms at two million packets a second.

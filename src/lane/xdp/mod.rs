@@ -25,7 +25,6 @@ use super::packet::{fault_of, link_of};
 use super::report::{LaneReport, QueueReport};
 use super::{LaneIo, Link, SendFault};
 use crate::sys::netdev::{Device, Devices};
-use crate::sys::packet::PacketSocket;
 use crate::sys::xsk::{TxRefused, Xsk};
 use crate::wire::ethernet::{Frame, HEADER_BYTES};
 use crate::wire::offload::{L4Checksum, Offload};
@@ -230,7 +229,7 @@ impl LaneIo for XdpLane {
             match pushed {
                 Ok(()) => sent += 1,
                 Err(TxRefused::Full) => return (sent, Some(SendFault::Full)),
-                Err(TxRefused::TooLong) => return (sent, Some(SendFault::Refused)),
+                Err(TxRefused::TooLong | TxRefused::TooShort) => return (sent, Some(SendFault::Refused)),
             }
         }
         match queue.kick() {

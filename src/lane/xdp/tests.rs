@@ -12,7 +12,7 @@ use super::*;
 use crate::lane::choice::LaneSteer;
 use crate::lane::filter::LaneFilter;
 use crate::sys::bpf::{Base, Program};
-use crate::sys::packet::{Options, VnetHeader};
+use crate::sys::packet::{Options, PacketSocket, VnetHeader};
 use crate::sys::xsk::Copying;
 use crate::wire::arp::{Arp, Operation};
 use crate::wire::ethernet::Mac;
@@ -45,6 +45,13 @@ fn device(queues: usize) {
     for end in ["far", "near"] {
         ip(&format!("link set {end} up"));
     }
+    // The kernel tells of a carrier when it comes to it.
+    let devices = Devices::new().unwrap();
+    let is_up = |_| {
+        thread::sleep(Duration::from_millis(10));
+        devices.find("near").unwrap().up
+    };
+    assert!((0..500).any(is_up), "no carrier");
 }
 
 fn lanes(workers: usize) -> Vec<XdpLane> {

@@ -6,9 +6,12 @@
 //! are, or that no device carries (super-packets, longer than the MTU), goes to the NAT as without the lane.
 #![forbid(unsafe_code)]
 
+use std::cell::OnceCell;
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -50,15 +53,7 @@ impl RealLane {
     }
 
     fn new(plan: &NatPlan) -> Self {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; is this root?");
-        ip("link add near type veth peer name far");
-        for end in ["near", "far"] {
-            // Nobody else shall speak on this wire.
-            ip(&format!("link set {end} arp off addrgenmode none"));
-        }
-        for end in ["near", "far"] {
-            ip(&format!("link set {end} up"));
-        }
+        WIRE.with(|wire| *wire.get_or_init(make_wire));
         let addresses: Vec<Ipv4Addr> = plan.addresses().collect();
         let filter = LaneFilter { addresses: addresses.clone(), dedicated: true, slices: Vec::new(), statics: Vec::new() };
         let settings = XdpSettings {
@@ -99,8 +94,12 @@ impl RealLane {
         real
     }
 
-    /// The lane learns the card of its next hop, as it would: by ARP through the program.
+    /// The lane learns the card of its next hop, as it would: a packet waits for it, and the answer comes through the
+    /// program.
     fn know_next_hop(&mut self, address: Ipv4Addr) {
+        let nothing = ipv4::header(address, Ipv4Addr::new(198, 51, 100, 1), 255, 64, 0);
+        self.lane.push(&nothing, Offload::NONE, NOW);
+        self.lane.flush(NOW);
         let answer = Arp {
             operation: Operation::Reply,
             sender_mac: FAR_CARD,
@@ -110,6 +109,7 @@ impl RealLane {
         };
         let frame: [u8; FRAME_BYTES] = answer.to_frame(self.card);
         assert!(self.put(&frame).is_none());
+        self.lane.flush(NOW);
     }
 
     /// A frame on the wire; the packet that comes out of the lane, if one does.
@@ -175,6 +175,30 @@ impl RealLane {
         }
         frames
     }
+}
+
+/// Two devices in a namespace of this thread, that is, of this test.
+fn make_wire() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; is this root?");
+    ip("link add near type veth peer name far");
+    for end in ["near", "far"] {
+        // Nobody else shall speak on this wire.
+        ip(&format!("link set {end} arp off addrgenmode none"));
+    }
+    for end in ["near", "far"] {
+        ip(&format!("link set {end} up"));
+    }
+    // The kernel tells of a carrier when it comes to it.
+    let devices = Devices::new().unwrap();
+    let is_up = |_| {
+        thread::sleep(Duration::from_millis(10));
+        devices.find("near").unwrap().up && devices.find("far").unwrap().up
+    };
+    assert!((0..500).any(is_up), "no carrier");
+}
+
+thread_local! {
+    static WIRE: OnceCell<()> = const { OnceCell::new() };
 }
 
 fn header(dst: Mac, src: Mac) -> [u8; HEADER_BYTES] {

@@ -73,7 +73,7 @@ struct Towards<'a> {
 
 impl Towards<'_> {
     /// Gives a packet for the Internet to the worker that has a queue of the device, as it travels on a wire.
-    fn relay(&mut self, worker: usize, packet: &[u8], offload: Offload) {
+    fn relay(&mut self, worker: usize, packet: &mut [u8], offload: Offload) {
         let Self { plan, fabric, frame, .. } = self;
         fabric.counters.lane_relayed.add(1);
         let mut send = |packet: &[u8]| hand_over(fabric, plan, worker, Dest::Uplink, packet, frame);
@@ -196,7 +196,7 @@ impl Way<'_> {
             }
             // A datagram that was put together on its way out, and comes back: the owner puts it together once more.
             Some(owner) if offload == Offload::NONE => {
-                let send = |packet: &[u8]| hand_over(fabric, plan, owner, Dest::Inbound, packet, frame);
+                let send = |packet: &mut [u8]| hand_over(fabric, plan, owner, Dest::Inbound, packet, frame);
                 fragment(packet, INSIDE_MTU, &mut Vec::new(), send);
             }
             // A mailbox carries frames as they travel on a wire.
