@@ -27,6 +27,7 @@ use self::outlet::Outlet;
 use self::uplink::{Conflict, Shared, Uplink, UplinkSettings};
 
 pub mod any;
+pub mod choice;
 pub mod cut;
 pub mod filter;
 pub mod mem;
