@@ -212,7 +212,7 @@ pub fn facts(name: &str) -> io::Result<NicFacts> {
         is_up: link.is_up,
         mtu: link.mtu,
         queues: counted(ethtool.channels().ok(), &link),
-        xdp: netlink::xdp_features(link.index)?.map(offer),
+        xdp: xdp_offer(link.index)?,
         attached: link.xdp.map(|xdp| Attached { id: xdp.id, generic: xdp.is_generic }),
         tso: features.is_on(TSO),
         peer_tso: peer_tso(&kind, &link),
@@ -290,6 +290,15 @@ fn kind(link: &LinkFacts, has_hardware: bool) -> NicKind {
         Some("bond" | "team") => NicKind::Bond,
         None if link.parent.is_some() || has_hardware => NicKind::Physical,
         _ => NicKind::OtherVirtual,
+    }
+}
+
+fn xdp_offer(index: u32) -> io::Result<Option<XdpOffer>> {
+    match netlink::xdp_features(index) {
+        Ok(features) => Ok(features.map(offer)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+        // Forbidden to ask, or no answer: as with a kernel that does not say.
+        Err(_) => Ok(None),
     }
 }
 

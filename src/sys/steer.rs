@@ -2,7 +2,8 @@
 //!
 //! Either by rules of the card ([`NtupleRules`]: destination address and a block of ports → queue), or by letting its hash
 //! look at nothing but the destination ([`DestinationHash`]), so that all packets of a mapping come by one queue. Both are
-//! undone when dropped. A process that is killed leaves them behind; rules that equal ours are then taken over.
+//! undone when dropped. A process that is killed leaves them behind: rules that equal ours are then taken over, others for
+//! our ports replaced.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -76,7 +77,8 @@ pub struct NtupleRules {
 }
 
 impl NtupleRules {
-    /// Steers TCP and UDP to these ports of `device`. Rules that are there already are taken over.
+    /// Steers TCP and UDP to these ports of `device`. Rules that are there already are taken over; rules that send our
+    /// ports elsewhere, left by a process with other workers, are taken away.
     ///
     /// # Errors
     /// If the driver has no rules, or refuses one; then none of ours is left.
@@ -87,6 +89,12 @@ impl NtupleRules {
         let rules = rules(wanted);
         let standing: Vec<(u32, Rule)> =
             table.used.iter().filter_map(|place| Some((*place, card.rule(*place).ok()??))).collect();
+        for place in stale(&standing, wanted, &rules) {
+            // One that stays makes the card refuse ours, which is told.
+            if card.remove(place).is_ok() {
+                table.used.retain(|used| *used != place);
+            }
+        }
         let mut done = Self { card, places: Vec::new(), adopted: 0 };
         for rule in &rules {
             if let Some((place, _)) = standing.iter().find(|(_, standing)| standing == rule) {
@@ -162,6 +170,18 @@ impl Drop for DestinationHash {
             let _ = self.card.set_hash_fields(*flow, *fields);
         }
     }
+}
+
+/// Places of rules for ports of ours that are none of ours.
+fn stale(standing: &[(u32, Rule)], wanted: &[PortsToQueue], ours: &[Rule]) -> Vec<u32> {
+    let is_for_us = |rule: &Rule| {
+        let same = || wanted.iter().filter(|ports| ports.address == rule.address).map(|ports| &ports.ports);
+        // A block of another process may reach over several queues of ours.
+        let (first, last) = (same().map(|ports| *ports.start()).min(), same().map(|ports| *ports.end()).max());
+        let (low, high) = (rule.port & rule.port_mask, rule.port | !rule.port_mask);
+        first.is_some_and(|first| first <= low) && last.is_some_and(|last| high <= last)
+    };
+    standing.iter().filter(|(_, rule)| is_for_us(rule) && !ours.contains(rule)).map(|(place, _)| *place).collect()
 }
 
 /// The highest place without a rule: low ones come first for the card, and are left to the operator.
@@ -245,6 +265,28 @@ mod tests {
         assert_eq!(rules.len(), 6);
         assert!(rules.iter().all(|rule| rule.address == address && (rule.queue == 1) == (rule.port >= 2048)));
         assert_eq!(rules.iter().filter(|rule| rule.flow == Flow::Tcp).count(), 3);
+    }
+
+    #[test]
+    fn rules_of_a_killed_process_with_other_workers_are_stale() {
+        let address = Ipv4Addr::new(192, 0, 2, 9);
+        let wanted = [
+            PortsToQueue { address, ports: 2048..=3071, queue: 0 },
+            PortsToQueue { address, ports: 3072..=4095, queue: 1 },
+        ];
+        let ours = rules(&wanted);
+        let rule = |port, port_mask, queue| Rule { flow: Flow::Tcp, address, port, port_mask, queue };
+        let elsewhere = Rule { address: Ipv4Addr::new(192, 0, 2, 8), ..rule(2048, 0xF800, 0) };
+        let standing = [
+            (9, ours[0]),
+            (8, rule(2048, 0xF800, 0)),
+            (7, rule(3072, 0xFC00, 0)),
+            (6, rule(80, 0xFFFF, 0)),
+            (5, rule(0, 0, 0)),
+            (4, elsewhere),
+        ];
+        assert_eq!(stale(&standing, &wanted, &ours), [8, 7]);
+        assert!(stale(&standing, &[], &[]).is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
@@ -170,12 +171,23 @@ fn kinds_as_rtnetlink_says_them() {
 #[test]
 fn the_other_end_may_be_elsewhere() {
     in_namespace(|| {
-        ip("link add hl0 type veth peer name hl1");
-        // The namespace that this thread was made in; both are gone with the device.
-        ip(&format!("link set hl1 name hlt{} netns {}", std::process::id() % 1_000_000, std::process::id()));
-        let found = facts("hl0").unwrap();
-        assert_eq!((found.kind, found.peer_tso), (NicKind::Veth, None));
-        ip("link del hl0");
+        let (here, there) = (mpsc::channel(), mpsc::channel::<()>());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).expect("root may have a network namespace");
+                here.0.send(nix::unistd::gettid()).unwrap();
+                // The namespace lives as long as this thread, which is until the other end is dropped.
+                let until = there.1;
+                let _ = until.recv();
+            });
+            let elsewhere = here.1.recv().unwrap();
+            ip("link add hl0 type veth peer name hl1");
+            ip(&format!("link set hl1 netns {elsewhere}"));
+            let found = facts("hl0");
+            drop(there.0);
+            let found = found.unwrap();
+            assert_eq!((found.kind, found.peer_tso), (NicKind::Veth, None));
+        });
     });
 }
 
