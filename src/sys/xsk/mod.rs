@@ -19,8 +19,8 @@ mod tests;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-pub use frames::TxRefused;
 use frames::Frames;
+pub use frames::TxRefused;
 pub use options::{BusyPoll, Copying, NoXsk, XskFacts, XskOptions, XskStatistics};
 
 /// See the module text.

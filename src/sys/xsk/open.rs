@@ -111,7 +111,8 @@ fn new_socket() -> Result<OwnedFd, NoXsk> {
 /// Makes the memory known; whether the kernel takes metadata in front of frames.
 fn register(fd: BorrowedFd<'_>, umem: &Umem, options: &XskOptions, is_first: bool) -> Result<bool, NoXsk> {
     let (addr, len) = umem.span();
-    let plain = libc::xdp_umem_reg { addr, len, chunk_size: options.chunk_bytes, headroom: 0, flags: 0, tx_metadata_len: 0 };
+    let plain =
+        libc::xdp_umem_reg { addr, len, chunk_size: options.chunk_bytes, headroom: 0, flags: 0, tx_metadata_len: 0 };
     let metadata = libc::xdp_umem_reg {
         flags: libc::XDP_UMEM_TX_METADATA_LEN,
         tx_metadata_len: u32::try_from(METADATA_BYTES).unwrap_or(0),
@@ -241,13 +242,7 @@ pub(super) fn get<T: Plain>(fd: BorrowedFd<'_>, option: i32, into: &mut T) -> io
     // SAFETY: the kernel writes at most `bytes` bytes to `into`, all of whose bit patterns are values, and how many to
     // `bytes`.
     let done = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_XDP,
-            option,
-            std::ptr::from_mut(into).cast(),
-            &raw mut bytes,
-        )
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_XDP, option, std::ptr::from_mut(into).cast(), &raw mut bytes)
     };
     match (done, bytes == size) {
         (0, true) => Ok(()),

@@ -1,7 +1,8 @@
-//! A kernel in plain memory, and what it does to frames.
-#![forbid(unsafe_code)]
+//! A kernel in plain memory, and the one that runs here.
 
 mod frames;
 mod hostile;
 mod kernel;
 mod model;
+mod netns;
+mod redirect;
