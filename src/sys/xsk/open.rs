@@ -24,7 +24,7 @@ pub(super) fn open(options: &XskOptions) -> Result<Xsk, NoXsk> {
         Copying::ZeroCopy => &[true],
         Copying::Copy => &[false],
     };
-    let mut why_copy = "the configuration asks for copies".to_owned();
+    let mut why_copy = "copying was asked for".to_owned();
     let mut is_first = true;
     for &zero_copy in modes {
         let mut refused = None;
@@ -52,8 +52,8 @@ pub(super) fn open(options: &XskOptions) -> Result<Xsk, NoXsk> {
             return Err(NoXsk::Kernel { what: "bind", source: error });
         }
         why_copy = match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => "the driver of the device has none".to_owned(),
-            _ => format!("the driver of the device refused it: {error}"),
+            Some(libc::EOPNOTSUPP) => "the driver does not offer it".to_owned(),
+            _ => format!("the driver refused it: {error}"),
         };
         if options.copying == Copying::ZeroCopy {
             return Err(NoXsk::NoZeroCopy(why_copy));
