@@ -206,7 +206,10 @@ fn what_is_missing_is_said() {
         let refused = open(&|options| options.copying = Copying::ZeroCopy).unwrap_err();
         assert!(matches!(refused, NoXsk::NoZeroCopy(_)), "{refused}");
         assert!(refused.to_string().contains("the driver does not offer it"), "{refused}");
-        assert!(matches!(open(&|options| options.queue = 7), Err(NoXsk::NoQueue(7))));
+        for copying in [Copying::Auto, Copying::ZeroCopy, Copying::Copy] {
+            let refused = open(&|options| (options.queue, options.copying) = (7, copying)).unwrap_err();
+            assert!(matches!(refused, NoXsk::NoQueue(7)), "{refused}");
+        }
         assert!(matches!(open(&|options| options.ifindex = 9999), Err(NoXsk::DeviceGone)));
         assert!(matches!(open(&|options| options.chunk_bytes = 1000), Err(NoXsk::Options(_))));
         assert!(matches!(open(&|options| options.rx_chunks = 0), Err(NoXsk::Options(_))));
