@@ -173,7 +173,7 @@ impl Frames {
         let room = self.piece_bytes();
         let count = bytes.div_ceil(room);
         if bytes < ETHERNET_BYTES || checksum.is_some_and(|(start, offset)| start + offset + 2 > bytes) {
-            self.free.extend(self.building.drain(..));
+            self.free.append(&mut self.building);
             return Err(TxRefused::TooShort);
         }
         // More were taken than needed only if the pieces are shorter than was said.

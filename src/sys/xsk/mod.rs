@@ -1,6 +1,6 @@
 //! An AF_XDP socket: frames of one queue of a device, past the kernel's stack.
 //!
-//! Frames lie in memory that is shared with the kernel ([`crate::sys::umem`]), and rings ([`rings`]) say which. Which
+//! Frames lie in memory that is shared with the kernel (`src/sys/umem.rs`), and rings (`rings.rs`) say which. Which
 //! frames come is decided by the XDP program of the device, which names the socket in a map; without it none do.
 //!
 //! With a driver that can do so, the device itself reads and writes that memory (zero-copy). Otherwise the kernel copies, which
@@ -19,8 +19,8 @@ mod tests;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-pub use frames::TxRefused;
 use frames::Frames;
+pub use frames::TxRefused;
 pub use options::{BusyPoll, Copying, NoXsk, XskFacts, XskOptions, XskStatistics};
 
 /// See the module text.

@@ -19,47 +19,49 @@ use crate::sys::umem::Umem;
 /// See [`Xsk::open`].
 pub(super) fn open(options: &XskOptions) -> Result<Xsk, NoXsk> {
     options.check()?;
-    let modes: &[bool] = match options.copying {
-        Copying::Auto => &[true, false],
-        Copying::ZeroCopy => &[true],
-        Copying::Copy => &[false],
-    };
-    let mut why_copy = "the configuration asks for copies".to_owned();
-    let mut is_first = true;
-    for &zero_copy in modes {
-        let mut refused = None;
-        for multi_buffer in [true, false] {
-            let ready = ready(options, is_first)?;
-            is_first = false;
-            let mode = if zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
-            let several = if multi_buffer { libc::XDP_USE_SG } else { 0 };
-            match bind(ready.fd.as_fd(), options, mode | several | libc::XDP_USE_NEED_WAKEUP) {
-                Ok(()) => return finish(ready, options, multi_buffer, why_copy),
-                // Of the first try, as it tells more than that of the second.
-                Err(error) if refused.is_none() => refused = Some(error),
-                Err(_) => {}
-            }
-            if let Some(why) = refused.as_ref().and_then(|error| hopeless(error, options)) {
-                return Err(why);
-            }
-        }
-        let Some(error) = refused else { continue };
-        if !zero_copy && error.raw_os_error() == Some(libc::EINVAL) {
-            // Nothing else of what is asked for can be wrong.
-            return Err(NoXsk::NoQueue(options.queue));
-        }
-        if !zero_copy {
-            return Err(NoXsk::Kernel { what: "bind", source: error });
-        }
-        why_copy = match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => "the driver of the device has none".to_owned(),
-            _ => format!("the driver of the device refused it: {error}"),
+    let mut why_copy = "copying was asked for".to_owned();
+    if options.copying != Copying::Copy {
+        let refused = match bind_any(options, libc::XDP_ZEROCOPY, true)? {
+            Ok((ready, multi_buffer)) => return finish(ready, options, multi_buffer, None),
+            Err(refused) => refused,
+        };
+        why_copy = match refused.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => "the driver does not offer it".to_owned(),
+            _ => format!("the driver refused it: {refused}"),
         };
         if options.copying == Copying::ZeroCopy {
-            return Err(NoXsk::NoZeroCopy(why_copy));
+            // Said of a queue that is not there too, and then whoever moves the bytes.
+            let is_odd = refused.raw_os_error() == Some(libc::EINVAL);
+            let has_queue = !is_odd || bind_any(options, libc::XDP_COPY, false)?.is_ok();
+            return Err(if has_queue { NoXsk::NoZeroCopy(why_copy) } else { NoXsk::NoQueue(options.queue) });
         }
     }
-    Err(NoXsk::NoZeroCopy(why_copy))
+    match bind_any(options, libc::XDP_COPY, options.copying == Copying::Copy)? {
+        Ok((ready, multi_buffer)) => finish(ready, options, multi_buffer, Some(why_copy)),
+        // Nothing else of what is asked for can be wrong.
+        Err(refused) if refused.raw_os_error() == Some(libc::EINVAL) => Err(NoXsk::NoQueue(options.queue)),
+        Err(refused) => Err(NoXsk::Kernel { what: "bind", source: refused }),
+    }
+}
+
+/// Binds a socket in `mode`, for frames in several pieces (`true`) or else without; if neither can be done for a reason that
+/// another mode may not have, what the kernel said first.
+fn bind_any(options: &XskOptions, mode: u16, is_first: bool) -> Result<io::Result<(Ready, bool)>, NoXsk> {
+    let mut first_refusal = None;
+    for multi_buffer in [true, false] {
+        let ready = ready(options, is_first && multi_buffer)?;
+        let several = if multi_buffer { libc::XDP_USE_SG } else { 0 };
+        match bind(ready.fd.as_fd(), options, mode | several | libc::XDP_USE_NEED_WAKEUP) {
+            Ok(()) => return Ok(Ok((ready, multi_buffer))),
+            Err(refused) => {
+                if let Some(why) = hopeless(&refused, options) {
+                    return Err(why);
+                }
+                first_refusal.get_or_insert(refused);
+            }
+        }
+    }
+    Ok(Err(first_refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into())))
 }
 
 /// A socket with memory and rings, all chunks for reception given to the kernel, not bound.
@@ -111,7 +113,8 @@ fn new_socket() -> Result<OwnedFd, NoXsk> {
 /// Makes the memory known; whether the kernel takes metadata in front of frames.
 fn register(fd: BorrowedFd<'_>, umem: &Umem, options: &XskOptions, is_first: bool) -> Result<bool, NoXsk> {
     let (addr, len) = umem.span();
-    let plain = libc::xdp_umem_reg { addr, len, chunk_size: options.chunk_bytes, headroom: 0, flags: 0, tx_metadata_len: 0 };
+    let plain =
+        libc::xdp_umem_reg { addr, len, chunk_size: options.chunk_bytes, headroom: 0, flags: 0, tx_metadata_len: 0 };
     let metadata = libc::xdp_umem_reg {
         flags: libc::XDP_UMEM_TX_METADATA_LEN,
         tx_metadata_len: u32::try_from(METADATA_BYTES).unwrap_or(0),
@@ -191,14 +194,14 @@ fn hopeless(error: &io::Error, options: &XskOptions) -> Option<NoXsk> {
     }
 }
 
-fn finish(ready: Ready, options: &XskOptions, multi_buffer: bool, why_copy: String) -> Result<Xsk, NoXsk> {
+fn finish(ready: Ready, options: &XskOptions, multi_buffer: bool, why_copy: Option<String>) -> Result<Xsk, NoXsk> {
     let Ready { fd, mut frames, metadata } = ready;
     let mut said_options = libc::xdp_options { flags: 0 };
     get(fd.as_fd(), libc::XDP_OPTIONS, &mut said_options).map_err(said("options"))?;
     let zero_copy = said_options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
     let facts = XskFacts {
         zero_copy,
-        why_copy: (!zero_copy).then_some(why_copy),
+        why_copy,
         multi_buffer,
         tx_checksum: metadata && (!zero_copy || options.trust_driver_checksum),
         busy_poll: options.busy_poll.is_some_and(|busy_poll| set_busy_poll(fd.as_fd(), busy_poll).is_ok()),
@@ -241,13 +244,7 @@ pub(super) fn get<T: Plain>(fd: BorrowedFd<'_>, option: i32, into: &mut T) -> io
     // SAFETY: the kernel writes at most `bytes` bytes to `into`, all of whose bit patterns are values, and how many to
     // `bytes`.
     let done = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_XDP,
-            option,
-            std::ptr::from_mut(into).cast(),
-            &raw mut bytes,
-        )
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_XDP, option, std::ptr::from_mut(into).cast(), &raw mut bytes)
     };
     match (done, bytes == size) {
         (0, true) => Ok(()),

@@ -51,7 +51,7 @@ pub struct XskOptions {
 pub struct XskFacts {
     /// The device reads and writes our memory.
     pub zero_copy: bool,
-    /// If it does not, why.
+    /// If it does not, why; goes on after "zero-copy: no, ".
     pub why_copy: Option<String>,
     /// Frames longer than a chunk pass, in several.
     pub multi_buffer: bool,

@@ -318,8 +318,8 @@ impl RingMemory {
         let places = at(offsets.desc)?;
         let bytes = places.checked_add(entries as usize * place_bytes).ok_or(io::ErrorKind::InvalidData)?;
         let (producer, consumer, flags) = (at(offsets.producer)?, at(offsets.consumer)?, at(offsets.flags)?);
-        let is_inside = [producer, consumer, flags].iter().all(|at| at % 4 == 0 && *at <= bytes - 4);
-        if !is_inside || places % 8 != 0 || place_bytes % 8 != 0 || !entries.is_power_of_two() {
+        let is_inside = [producer, consumer, flags].iter().all(|at| at.is_multiple_of(4) && *at <= bytes - 4);
+        if !is_inside || !places.is_multiple_of(8) || !place_bytes.is_multiple_of(8) || !entries.is_power_of_two() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mapping = Arc::new(Mapping::shared(fd, from, bytes)?);

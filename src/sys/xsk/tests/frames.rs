@@ -197,3 +197,28 @@ fn rings_have_a_place_for_every_chunk() {
         assert_eq!(frames.at_hand().1, count as usize);
     }
 }
+
+#[test]
+fn frames_take_no_memory() {
+    let (mut frames, mut kernel) = rig(Sizes { offload: true, ..Sizes::default() });
+    let (mut passed, bytes) = (0, [1; 5000]);
+    for round in 0..100 {
+        let lens = [60, 1792, 1793, 5000];
+        lens.iter().for_each(|len| assert!(kernel.deliver(frames.umem(), &bytes[..*len], 1792)));
+        let used = allocation_counter::measure(|| {
+            passed += frames.receive(64);
+            assert!((0..4).all(|index| frames.frame(index).is_some()));
+            for len in lens {
+                let checksum = (len > 60).then_some((34, if round % 2 == 0 { 16 } else { 3000 % (len - 40) }));
+                frames.push(len, [&bytes[..40], &bytes[40..len]].into_iter(), checksum).unwrap();
+            }
+            frames.rings.tx.submit();
+            frames.reap();
+        });
+        assert_eq!(used.count_total, 0, "round {round}");
+        while let Some(piece) = kernel.take_piece() {
+            kernel.complete(piece.address);
+        }
+    }
+    assert_eq!(passed, 400);
+}

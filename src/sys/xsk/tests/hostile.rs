@@ -8,7 +8,7 @@ use super::kernel::{Descriptor, Dice, HEADROOM, Kernel, Sizes, rig};
 use crate::sys::umem::Purpose;
 use crate::sys::xsk::frames::{FRAME_BYTES_MAX, Frames};
 
-const ROUNDS: usize = 100_000;
+const ROUNDS: usize = 50_000;
 
 fn odd_address(dice: &mut Dice, frames: &mut Frames, sizes: Sizes) -> u64 {
     let all = u64::from(sizes.rx_chunks + sizes.tx_chunks) * u64::from(sizes.chunk_bytes);

@@ -159,15 +159,16 @@ impl Kernel {
 
     /// Delivers a frame in pieces of at most `piece_bytes`; `false` without enough chunks or room.
     pub(super) fn deliver(&mut self, umem: &mut Umem, frame: &[u8], piece_bytes: usize) -> bool {
-        let pieces: Vec<_> = if frame.is_empty() { vec![frame] } else { frame.chunks(piece_bytes).collect() };
-        if self.empty.len() < pieces.len() {
+        let count = frame.len().div_ceil(piece_bytes).max(1);
+        if self.empty.len() < count {
             self.take_empty();
         }
-        if self.empty.len() < pieces.len() {
+        if self.empty.len() < count {
             return false;
         }
-        for (number, piece) in pieces.iter().enumerate() {
-            self.deliver_piece(umem, piece, number + 1 < pieces.len());
+        for number in 0..count {
+            let piece = &frame[number * piece_bytes..frame.len().min((number + 1) * piece_bytes)];
+            self.deliver_piece(umem, piece, number + 1 < count);
         }
         true
     }

@@ -23,6 +23,7 @@ struct Echo {
     /// Of the frame that the kernel is taking.
     begun: Vec<u8>,
     template: Vec<u8>,
+    scratch: Vec<u8>,
 }
 
 impl Echo {
@@ -41,6 +42,7 @@ impl Echo {
             under_way: Vec::new(),
             begun: Vec::new(),
             template,
+            scratch: Vec::new(),
         }
     }
 
@@ -54,10 +56,12 @@ impl Echo {
         }
     }
 
-    fn frame(&self, number: u64) -> Vec<u8> {
+    fn frame(&mut self, number: u64) -> Vec<u8> {
         let len = self.len(number);
         let from = usize::try_from(number % 1000).unwrap();
-        let mut frame = self.template[from..from + len].to_vec();
+        let mut frame = std::mem::take(&mut self.scratch);
+        frame.clear();
+        frame.extend_from_slice(&self.template[from..from + len]);
         frame[..8].copy_from_slice(&number.to_be_bytes());
         frame
     }
@@ -75,7 +79,9 @@ impl Echo {
             }
             let frame = self.frame(self.delivered);
             let room = self.sizes.chunk_bytes as usize - 256;
-            if !self.kernel.deliver(self.frames.umem(), &frame, room) {
+            let is_delivered = self.kernel.deliver(self.frames.umem(), &frame, room);
+            self.scratch = frame;
+            if !is_delivered {
                 break;
             }
             self.delivered += 1;
@@ -109,7 +115,9 @@ impl Echo {
         for index in 0..got {
             let number = self.seen + index as u64;
             // Taken out, since `push` needs all of `frames`; the lane has a burst of its own in between.
-            let frame = self.frames.peek(index).unwrap().to_vec();
+            let mut frame = std::mem::take(&mut self.scratch);
+            frame.clear();
+            frame.extend_from_slice(self.frames.peek(index).unwrap());
             assert!(self.is(&frame, number), "frame {number} came otherwise");
             let cut = self.dice.below(frame.len());
             while let Err(refused) = self.frames.push(frame.len(), [&frame[..cut], &frame[cut..]].into_iter(), None) {
@@ -118,6 +126,7 @@ impl Echo {
                 self.kernel_sends(usize::MAX);
                 self.kernel_completes(usize::MAX);
             }
+            self.scratch = frame;
         }
         self.seen += got as u64;
         if self.dice.below(4) > 0 {
