@@ -231,7 +231,8 @@ impl XdpProgram {
             XdpMode::Native => XDP_FLAGS_DRV_MODE,
             XdpMode::Generic => XDP_FLAGS_SKB_MODE,
         };
-        let link = link_create(self.program.as_fd(), ifindex, BPF_XDP, flags).map_err(NoXdp::attaching)?;
+        let link = link_create(self.program.as_fd(), ifindex, BPF_XDP, flags);
+        let link = link.map_err(|error| NoXdp::attaching(error, ifindex))?;
         self.device.store(ifindex, Ordering::Relaxed);
         Ok(XdpLink { link })
     }
