@@ -124,7 +124,12 @@ impl XdpProgram {
     /// # Errors
     /// See [`NoXdp`].
     pub fn load() -> Result<Self, NoXdp> {
-        let object = Object::read(OBJECT, SECTION)?;
+        Self::of_object(OBJECT)
+    }
+
+    /// The same with a file that is not the one built in.
+    pub(super) fn of_object(bytes: &[u8]) -> Result<Self, NoXdp> {
+        let object = Object::read(bytes, SECTION)?;
         let mut maps = Vec::new();
         for (name, definition) in &object.maps {
             maps.push((name.as_str(), Map::new(name, *definition).map_err(NoXdp::loading)?));
