@@ -113,7 +113,6 @@ fn prog_by_id(id: u32) -> io::Result<OwnedFd> {
 }
 
 /// Takes a link off its device, as `bpftool link detach` does.
-#[cfg(test)]
 fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attribute = number(link);
     // SAFETY: the attribute is that of the command and points to nothing.
@@ -262,5 +261,4 @@ const PROG_GET_FD_BY_ID: i32 = 13;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const PROG_QUERY: i32 = 16;
 const LINK_CREATE: i32 = 28;
-#[cfg(test)]
 const LINK_DETACH: i32 = 34;

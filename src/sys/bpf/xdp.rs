@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use super::map::{Definition, Map};
 use super::object::Object;
 use super::refusal::{NoXdp, end_of_log};
-use super::{Code, Insn, link_create, object_info, prog_by_id, prog_load, prog_test_run};
+use super::{Code, Insn, link_create, link_detach, object_info, prog_by_id, prog_load, prog_test_run};
 use crate::wire::ethernet::Mac;
 use crate::wire::{tcp, udp};
 
@@ -428,6 +428,14 @@ impl XdpLink {
     #[cfg(test)]
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
+    }
+}
+
+impl Drop for XdpLink {
+    fn drop(&mut self) {
+        // Closing it is enough, but takes effect only when no child process that is about to be another program still has
+        // the descriptor. Kernels before 5.11 cannot do it at once, and a device that is gone has nothing to do.
+        let _ = link_detach(self.link.as_fd());
     }
 }
 
