@@ -88,8 +88,7 @@ fn prog_test_run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8]) -> io::R
 
 /// Attaches a program to a device, for as long as the result lives.
 fn link_create(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
-    let mut attribute =
-        LinkCreate { prog_fd: number(program), target_ifindex: ifindex, attach_type, flags, ..LinkCreate::default() };
+    let mut attribute = LinkCreate { prog_fd: number(program), target_ifindex: ifindex, attach_type, flags };
     // SAFETY: the attribute is that of the command and points to nothing.
     unsafe { bpf_fd(LINK_CREATE, &mut attribute) }
 }
@@ -217,7 +216,6 @@ struct TestRun {
 }
 
 #[repr(C)]
-#[derive(Default)]
 struct LinkCreate {
     prog_fd: u32,
     target_ifindex: u32,

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 
+use nix::net::if_::if_indextoname;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::object::BadObject;
@@ -54,6 +55,9 @@ pub enum NoXdp {
         "the driver of the device does not take an XDP program as the device is set now ({0}): most often its MTU is too large for one receive buffer, or that of the other end of a veth pair is (`ip link set DEVICE mtu 1500`; with many drivers 3498 or less), or it has fewer receive queues than the program needs (`ethtool -L`)"
     )]
     DoesNotFit(io::Error),
+    /// No such device.
+    #[error("the device for XDP is gone ({0})")]
+    Gone(io::Error),
     /// The program in this binary is not usable on this machine.
     #[error(transparent)]
     Object(#[from] BadObject),
@@ -72,17 +76,23 @@ impl NoXdp {
         }
     }
 
-    /// Of an error of attaching.
-    pub(super) fn attaching(error: io::Error) -> Self {
+    /// Of an error of attaching to the device with this index.
+    pub(super) fn attaching(error: io::Error, ifindex: u32) -> Self {
         match error.raw_os_error() {
+            // The kernel has no error of its own for a device that does not exist.
+            Some(libc::EINVAL | libc::ENODEV) if !exists(ifindex) => Self::Gone(error),
             Some(libc::EPERM | libc::EACCES) => not_permitted(error),
             Some(libc::EBUSY | libc::EEXIST) => Self::Occupied(error),
             Some(libc::EOPNOTSUPP) => Self::NotSupported(error),
             Some(libc::ERANGE | libc::EINVAL | libc::ENOSPC) => Self::DoesNotFit(error),
-            Some(libc::ENODEV) => Self::Io("the device for XDP is gone", error),
             _ => Self::Io("the XDP program cannot be attached", error),
         }
     }
+}
+
+fn exists(ifindex: u32) -> bool {
+    // An error comes as an empty name: nix takes a null pointer for success here.
+    if_indextoname(ifindex).is_ok_and(|name| !name.is_empty())
 }
 
 fn not_permitted(error: io::Error) -> NoXdp {
@@ -172,18 +182,20 @@ mod tests {
 
     #[test]
     fn errors_say_what_to_do() {
-        let attaching = |number| said(&NoXdp::attaching(io::Error::from_raw_os_error(number)));
+        // The loopback device is there, the last number is not.
+        let refused = |number, index| said(&NoXdp::attaching(io::Error::from_raw_os_error(number), index));
+        let attaching = |number| refused(number, 1);
         for (number, hint) in [
             (libc::EBUSY, "another XDP program"),
             (libc::EEXIST, "another XDP program"),
             (libc::EOPNOTSUPP, "no native XDP"),
             (libc::ERANGE, "MTU"),
             (libc::EINVAL, "MTU"),
-            (libc::ENODEV, "gone"),
             (libc::EPERM, "CAP_NET_ADMIN"),
         ] {
             assert!(attaching(number).contains(hint), "{}", attaching(number));
         }
+        assert!(refused(libc::EINVAL, u32::MAX).contains("gone"));
         assert!(said(&NoXdp::loading(io::Error::from_raw_os_error(libc::ENOSYS))).contains("bpf(2)"));
     }
 

@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use super::map::{Definition, Map};
 use super::object::Object;
 use super::refusal::{NoXdp, end_of_log};
-use super::{Code, Insn, link_create, object_info, prog_by_id, prog_load, prog_test_run};
+use super::{Code, Insn, link_create, link_detach, object_info, prog_by_id, prog_load, prog_test_run};
 use crate::wire::ethernet::Mac;
 use crate::wire::{tcp, udp};
 
@@ -124,7 +124,12 @@ impl XdpProgram {
     /// # Errors
     /// See [`NoXdp`].
     pub fn load() -> Result<Self, NoXdp> {
-        let object = Object::read(OBJECT, SECTION)?;
+        Self::of_object(OBJECT)
+    }
+
+    /// The same with a file that is not the one built in.
+    pub(super) fn of_object(bytes: &[u8]) -> Result<Self, NoXdp> {
+        let object = Object::read(bytes, SECTION)?;
         let mut maps = Vec::new();
         for (name, definition) in &object.maps {
             maps.push((name.as_str(), Map::new(name, *definition).map_err(NoXdp::loading)?));
@@ -231,7 +236,8 @@ impl XdpProgram {
             XdpMode::Native => XDP_FLAGS_DRV_MODE,
             XdpMode::Generic => XDP_FLAGS_SKB_MODE,
         };
-        let link = link_create(self.program.as_fd(), ifindex, BPF_XDP, flags).map_err(NoXdp::attaching)?;
+        let link = link_create(self.program.as_fd(), ifindex, BPF_XDP, flags);
+        let link = link.map_err(|error| NoXdp::attaching(error, ifindex))?;
         self.device.store(ifindex, Ordering::Relaxed);
         Ok(XdpLink { link })
     }
@@ -422,6 +428,14 @@ impl XdpLink {
     #[cfg(test)]
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
+    }
+}
+
+impl Drop for XdpLink {
+    fn drop(&mut self) {
+        // Closing it is enough, but takes effect only when no child process that is about to be another program still has
+        // the descriptor. Kernels before 5.11 cannot do it at once, and a device that is gone has nothing to do.
+        let _ = link_detach(self.link.as_fd());
     }
 }
 

@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
+use super::load;
 use crate::sys::bpf::object::Object;
+use crate::sys::bpf::{NoXdp, XdpProgram};
 
 const LANE: &[u8] = include_bytes!("../../../../xdp/lane.o");
 
@@ -49,6 +51,26 @@ fn other_files_are_refused() {
     big[5] = 2;
     assert!(said(&big).contains("no ELF file"));
     assert!(Object::read(LANE, "tc").unwrap_err().to_string().contains("no section tc"));
+}
+
+#[test]
+fn what_the_verifier_says_is_shown() {
+    if load().is_none() {
+        return;
+    }
+    let mut exits = LANE.to_vec();
+    // The program is the first section behind the header of the file.
+    exits[64..72].copy_from_slice(&[0x95, 0, 0, 0, 0, 0, 0, 0]);
+    match XdpProgram::of_object(&exits) {
+        Err(NoXdp::Refused { log, .. }) => assert!(log.contains("unreachable insn 1"), "{log}"),
+        other => panic!("{other:?}"),
+    }
+    // Entries of the map "config", the fourth number of the first: the loader relies on one.
+    let maps = LANE.windows(12).position(|bytes| bytes == [2, 0, 0, 0, 4, 0, 0, 0, 12, 0, 0, 0]).unwrap();
+    let mut other = LANE.to_vec();
+    other[maps + 12] = 2;
+    let refused = XdpProgram::of_object(&other).unwrap_err().to_string();
+    assert!(refused.contains("do not fit") && refused.contains("config"), "{refused}");
 }
 
 #[test]
