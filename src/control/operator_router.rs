@@ -8,7 +8,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::admin::Answer;
-use super::admin::router::{GatewayView, LaneQueueView, LeaseRow, NatEndpoint, NatExplained, NatRow, NatStatsRow, NatView, NatWanted};
+use super::admin::router::{
+    GatewayView, LaneQueueView, LeaseRow, NatEndpoint, NatExplained, NatRow, NatStatsRow, NatView, NatWanted,
+};
 use super::operator::Operator;
 use super::ways::WayOut;
 use crate::gateway::dhcp::{LeaseState, LeaseView};
@@ -398,7 +400,11 @@ fn lane(views: &[RouterView]) -> NatView {
     queues.sort_by_key(|queue| queue.queue);
     let decisions = reports().flat_map(|report| &report.decisions);
     NatView {
-        link: views.iter().find_map(|view| view.lane).map_or("", |(link, _)| if link.up { "up" } else { "down" }).into(),
+        link: views
+            .iter()
+            .find_map(|view| view.lane)
+            .map_or("", |(link, _)| if link.up { "up" } else { "down" })
+            .into(),
         lane: reports().next().map_or("", |report| report.mode).into(),
         steer: reports().next().map_or("", |report| report.steer).into(),
         queues,

@@ -24,11 +24,11 @@ use crate::lane::choice::LaneSteer;
 use crate::lane::filter::LaneFilter;
 use crate::sys::bpf::{self, Base, NoXdp, XdpCounts, XdpLink, XdpMode, XdpProgram};
 use crate::sys::netdev::{Device, Devices};
-use crate::sys::{netlink, nic};
 use crate::sys::packet::{Options, PacketSocket};
 use crate::sys::steer::{DestinationHash, NoSteering, NtupleRules, PortsToQueue};
 use crate::sys::waker::Waker;
 use crate::sys::xsk::{BusyPoll, Copying, NoXsk, Xsk, XskOptions};
+use crate::sys::{netlink, nic};
 use crate::wire::arp;
 use crate::wire::ethernet::Mac;
 
@@ -148,7 +148,8 @@ pub fn open(settings: XdpSettings) -> Result<Vec<XdpLane>, NoXdpLane> {
     let program = XdpProgram::load().map_err(|error| NoXdpLane::Program(name.clone(), error))?;
     let workers = settings.workers.max(1);
     let bell = if workers > 1 { Waker::new().ok() } else { None };
-    let crew = Crew { settings, program, wanted: AtomicU32::new(1), made: Mutex::default(), arp: Mutex::default(), bell };
+    let crew =
+        Crew { settings, program, wanted: AtomicU32::new(1), made: Mutex::default(), arp: Mutex::default(), bell };
     let crew = Arc::new(crew);
     if device.up {
         crew.make(&mut crew.lock(), device)?;
@@ -342,7 +343,8 @@ impl Crew {
             made.link = Some(self.attach(device.index)?);
             made.remarks.clear();
             if had_tso && !nic::tso(name).unwrap_or(had_tso) {
-                made.remarks.push("the device has no TSO while the XDP program is on it: the host's own TCP costs more".into());
+                made.remarks
+                    .push("the device has no TSO while the XDP program is on it: the host's own TCP costs more".into());
             }
         }
         let queues = queues_of(nic::queues(name).map_err(io)?);
@@ -434,7 +436,8 @@ impl Crew {
     }
 
     fn ears(&self, index: u32) -> io::Result<PacketSocket> {
-        let options = Options { receive_bytes: EARS_BYTES, send_bytes: EARS_BYTES, frames: ARP_MAX, qdisc_bypass: false };
+        let options =
+            Options { receive_bytes: EARS_BYTES, send_bytes: EARS_BYTES, frames: ARP_MAX, qdisc_bypass: false };
         let ears = PacketSocket::open(index, options)?;
         ears.set_filter(&self.settings.filter.ears().classic(Base::Ethernet)?)?;
         Ok(ears)
@@ -456,7 +459,8 @@ impl Crew {
 
 /// By name, as the operator reads them.
 fn list(counts: XdpCounts) -> Vec<(&'static str, u64)> {
-    let XdpCounts { passed, malformed, listed_source, no_socket, tcp, udp, icmp, other_protocol, fragment, arp } = counts;
+    let XdpCounts { passed, malformed, listed_source, no_socket, tcp, udp, icmp, other_protocol, fragment, arp } =
+        counts;
     vec![
         ("passed", passed),
         ("malformed", malformed),

@@ -35,8 +35,8 @@ mod crew;
 #[cfg(test)]
 mod tests;
 
-pub use crew::{NoXdpLane, XdpSettings, open};
 use crew::{ArpFrame, Crew, Share};
+pub use crew::{NoXdpLane, XdpSettings, open};
 
 /// One worker's sockets. See the module text.
 #[derive(Debug)]

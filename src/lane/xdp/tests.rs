@@ -90,13 +90,8 @@ fn put(far: &mut PacketSocket, frame: &[u8]) {
 }
 
 fn question(card: Mac) -> Vec<u8> {
-    let question = Arp {
-        operation: Operation::Request,
-        sender_mac: FAR_CARD,
-        sender: FAR,
-        target_mac: Mac([0; 6]),
-        target: OURS,
-    };
+    let question =
+        Arp { operation: Operation::Request, sender_mac: FAR_CARD, sender: FAR, target_mac: Mac([0; 6]), target: OURS };
     let mut frame = question.to_frame(Mac::BROADCAST).to_vec();
     frame[..6].copy_from_slice(&card.0);
     frame

@@ -23,8 +23,8 @@ use crate::lane::uplink::{Ownership, Shared, UplinkSettings};
 use crate::lane::xdp::{self, XdpSettings};
 use crate::lane::{Lane, LaneIo};
 use crate::nat::NatPlan;
-use crate::sys::bpf::Program;
 use crate::sys::bpf::Base;
+use crate::sys::bpf::Program;
 use crate::sys::netdev::Devices;
 use crate::sys::packet::{Options, PacketSocket, VnetHeader};
 use crate::sys::xsk::Copying;
@@ -55,7 +55,8 @@ impl RealLane {
     fn new(plan: &NatPlan) -> Self {
         WIRE.with(|wire| *wire.get_or_init(make_wire));
         let addresses: Vec<Ipv4Addr> = plan.addresses().collect();
-        let filter = LaneFilter { addresses: addresses.clone(), dedicated: true, slices: Vec::new(), statics: Vec::new() };
+        let filter =
+            LaneFilter { addresses: addresses.clone(), dedicated: true, slices: Vec::new(), statics: Vec::new() };
         let settings = XdpSettings {
             device: "near".into(),
             filter,
@@ -69,7 +70,16 @@ impl RealLane {
             remarks: Vec::new(),
             asks_for_host: false,
         };
-        let io = xdp::open(settings).expect("a lane").pop().expect("one worker");
+        // Other tests start programs at this moment, and until those run they hold what the rig before this one had.
+        let opened = (0..200).find_map(|_| {
+            let opened = xdp::open(settings.clone()).ok();
+            opened.or_else(|| {
+                thread::sleep(Duration::from_millis(10));
+                None
+            })
+        });
+        let opened = opened.unwrap_or_else(|| xdp::open(settings).expect("a lane"));
+        let io = opened.into_iter().next().expect("one worker");
         let uplink = UplinkSettings {
             ownership: Ownership::Dedicated { probe: false },
             network: (NEXT_HOP, 32),
