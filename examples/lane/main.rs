@@ -20,6 +20,7 @@ use std::error::Error;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,7 +49,17 @@ mod masquerade;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-fn main() -> Outcome {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lane: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Outcome {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {

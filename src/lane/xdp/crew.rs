@@ -15,6 +15,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
@@ -84,6 +86,17 @@ pub enum NoXdpLane {
     Io(String, io::Error),
 }
 
+impl NoXdpLane {
+    /// Whether what is in the way may be left from a process of ours that has ended.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Occupied(_, program, _) => program == bpf::XDP_NAME,
+            Self::Socket(_, _, error) => matches!(error, NoXsk::Busy(_)),
+            _ => false,
+        }
+    }
+}
+
 /// A frame with ARP, padded.
 pub(super) type ArpFrame = [u8; arp::FRAME_BYTES];
 
@@ -125,6 +138,7 @@ struct Made {
     /// Shares that were fetched and not given back.
     out: usize,
     link: Option<XdpLink>,
+    has_lost_tso: bool,
     steering: Option<Steering>,
     /// What has kept the lane down since the last opening, or was lost by it.
     remarks: Vec<String>,
@@ -152,7 +166,7 @@ pub fn open(settings: XdpSettings) -> Result<Vec<XdpLane>, NoXdpLane> {
         Crew { settings, program, wanted: AtomicU32::new(1), made: Mutex::default(), arp: Mutex::default(), bell };
     let crew = Arc::new(crew);
     if device.up {
-        crew.make(&mut crew.lock(), device)?;
+        crew.make_patiently(device)?;
     }
     let lane = |worker| {
         let watched = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
@@ -328,12 +342,25 @@ impl Crew {
         })
     }
 
+    /// Opens everything on `device`, which is up, also if the process before this one has only just been killed.
+    fn make_patiently(&self, device: Device) -> Result<(), NoXdpLane> {
+        let mut made = self.lock();
+        for _ in 0..FREED_WITHIN {
+            match self.make(&mut made, device) {
+                Err(error) if error.may_pass() => thread::sleep(FREED_LOOK),
+                done => return done,
+            }
+        }
+        self.make(&mut made, device)
+    }
+
     /// Opens everything on `device`, which is up; all queues are free.
     fn make(&self, made: &mut Made, device: Device) -> Result<(), NoXdpLane> {
         let name = &self.settings.device;
         let io = |error| NoXdpLane::Io(name.clone(), error);
         let generation = self.wanted.load(Relaxed);
         made.shares.clear();
+        made.remarks.clear();
         self.program.configure(&self.steering(device.mac)).map_err(io)?;
         // First the program: drivers give queues their rings for it, and a queue without socket drops what is ours.
         let has_link = made.device == device.index && made.link.as_ref().is_some_and(XdpLink::is_attached);
@@ -341,11 +368,10 @@ impl Crew {
             let had_tso = nic::tso(name).unwrap_or(false);
             made.link = None;
             made.link = Some(self.attach(device.index)?);
-            made.remarks.clear();
-            if had_tso && !nic::tso(name).unwrap_or(had_tso) {
-                made.remarks
-                    .push("the device has no TSO while the XDP program is on it: the host's own TCP costs more".into());
-            }
+            made.has_lost_tso = had_tso && !nic::tso(name).unwrap_or(had_tso);
+        }
+        if made.has_lost_tso {
+            made.remarks.push(LOST_TSO.into());
         }
         let queues = queues_of(nic::queues(name).map_err(io)?);
         let mut shares = self.open_queues(device.index, queues, generation)?;
@@ -479,6 +505,11 @@ fn queues_of(queues: nic::Queues) -> u32 {
     queues.rx.clamp(1, bpf::QUEUES_MAX)
 }
 
+const LOST_TSO: &str = "the device has no TSO while the XDP program is on it: the host's own TCP costs more";
+/// The kernel takes some milliseconds to free what a process had that was killed; many more while it is busy.
+const FREED_WITHIN: u32 = 20;
+/// Distance of two looks at it.
+const FREED_LOOK: Duration = Duration::from_millis(100);
 /// What arrives in 2 ms at two million packets a second.
 const RX_CHUNKS: u32 = 4096;
 /// Several bursts: a NIC that copies nothing gives chunks back when it has sent them.

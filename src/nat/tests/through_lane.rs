@@ -6,7 +6,7 @@
 //! are, or that no device carries (super-packets, longer than the MTU), goes to the NAT as without the lane.
 #![forbid(unsafe_code)]
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::Arc;
@@ -37,6 +37,8 @@ use crate::wire::offload::Offload;
 
 /// A device, its lane, and a socket at its other end.
 pub(super) struct RealLane {
+    /// Which pair of devices.
+    wire: usize,
     lane: Lane<AnyLaneIo>,
     far: PacketSocket,
     card: Mac,
@@ -53,12 +55,12 @@ impl RealLane {
     }
 
     fn new(plan: &NatPlan) -> Self {
-        WIRE.with(|wire| *wire.get_or_init(make_wire));
+        let wire = WIRES.with_borrow_mut(Wires::take);
         let addresses: Vec<Ipv4Addr> = plan.addresses().collect();
         let filter =
             LaneFilter { addresses: addresses.clone(), dedicated: true, slices: Vec::new(), statics: Vec::new() };
         let settings = XdpSettings {
-            device: "near".into(),
+            device: format!("near{wire}"),
             filter,
             workers: 1,
             generic: false,
@@ -70,16 +72,7 @@ impl RealLane {
             remarks: Vec::new(),
             asks_for_host: false,
         };
-        // Other tests start programs at this moment, and until those run they hold what the rig before this one had.
-        let opened = (0..200).find_map(|_| {
-            let opened = xdp::open(settings.clone()).ok();
-            opened.or_else(|| {
-                thread::sleep(Duration::from_millis(10));
-                None
-            })
-        });
-        let opened = opened.unwrap_or_else(|| xdp::open(settings).expect("a lane"));
-        let io = opened.into_iter().next().expect("one worker");
+        let io = xdp::open(settings).expect("a lane").pop().expect("one worker");
         let uplink = UplinkSettings {
             ownership: Ownership::Dedicated { probe: false },
             network: (NEXT_HOP, 32),
@@ -91,12 +84,12 @@ impl RealLane {
         let lane = Lane::new(AnyLaneIo::Xdp(Box::new(io)), uplink, shared, 0, 1, NOW);
         let devices = Devices::new().unwrap();
         let options = Options { receive_bytes: 1 << 20, send_bytes: 1 << 20, frames: 64, qdisc_bypass: true };
-        let far = PacketSocket::open(devices.find("far").unwrap().index, options).unwrap();
+        let far = PacketSocket::open(devices.find(&format!("far{wire}")).unwrap().index, options).unwrap();
         let mut everything = Program::new();
         everything.ret(u32::MAX);
         far.set_filter(&everything.classic(Base::Ethernet).unwrap()).unwrap();
-        let card = devices.find("near").unwrap().mac;
-        let mut real = Self { lane, far, card, decided: 0 };
+        let card = devices.find(&format!("near{wire}")).unwrap().mac;
+        let mut real = Self { wire, lane, far, card, decided: 0 };
         assert!(real.lane.link().up);
         real.lane.poll(NOW);
         real.know_next_hop(addresses[0]);
@@ -187,28 +180,51 @@ impl RealLane {
     }
 }
 
-/// Two devices in a namespace of this thread, that is, of this test.
-fn make_wire() {
-    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; is this root?");
-    ip("link add near type veth peer name far");
-    for end in ["near", "far"] {
-        // Nobody else shall speak on this wire.
-        ip(&format!("link set {end} arp off addrgenmode none"));
+impl Drop for RealLane {
+    fn drop(&mut self) {
+        WIRES.with_borrow_mut(|wires| wires.free.push(self.wire));
     }
-    for end in ["near", "far"] {
-        ip(&format!("link set {end} up"));
+}
+
+/// Pairs of devices in a namespace of this thread, that is, of this test.
+#[derive(Default)]
+struct Wires {
+    made: usize,
+    free: Vec<usize>,
+}
+
+impl Wires {
+    /// Number of a pair that nobody has.
+    fn take(&mut self) -> usize {
+        if let Some(number) = self.free.pop() {
+            return number;
+        }
+        if self.made == 0 {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; is this root?");
+        }
+        let number = self.made;
+        self.made += 1;
+        ip(&format!("link add near{number} type veth peer name far{number}"));
+        for end in ["near", "far"] {
+            // Nobody else shall speak on this wire.
+            ip(&format!("link set {end}{number} arp off addrgenmode none"));
+        }
+        for end in ["near", "far"] {
+            ip(&format!("link set {end}{number} up"));
+        }
+        // The kernel tells of a carrier when it comes to it.
+        let devices = Devices::new().unwrap();
+        let is_up = |_| {
+            thread::sleep(Duration::from_millis(10));
+            ["near", "far"].iter().all(|end| devices.find(&format!("{end}{number}")).unwrap().up)
+        };
+        assert!((0..500).any(is_up), "no carrier");
+        number
     }
-    // The kernel tells of a carrier when it comes to it.
-    let devices = Devices::new().unwrap();
-    let is_up = |_| {
-        thread::sleep(Duration::from_millis(10));
-        devices.find("near").unwrap().up && devices.find("far").unwrap().up
-    };
-    assert!((0..500).any(is_up), "no carrier");
 }
 
 thread_local! {
-    static WIRE: OnceCell<()> = const { OnceCell::new() };
+    static WIRES: RefCell<Wires> = RefCell::default();
 }
 
 fn header(dst: Mac, src: Mac) -> [u8; HEADER_BYTES] {

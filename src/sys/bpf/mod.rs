@@ -37,7 +37,7 @@ pub use object::BadObject;
 pub use refusal::NoXdp;
 pub use tcx::TcProgram;
 pub(super) use tcx::programs_at_ingress;
-pub use xdp::{ADDRESSES_MAX, QUEUES_MAX, SOURCES_MAX};
+pub use xdp::{ADDRESSES_MAX, QUEUES_MAX, SOURCES_MAX, XDP_NAME};
 pub use xdp::{XdpAction, XdpCounts, XdpLink, XdpMode, XdpProgram, XdpSettings, program_name};
 
 /// What `BPF_PROG_LOAD` is to be told.

@@ -307,7 +307,7 @@ impl XdpProgram {
 fn load_code(object: &Object, insns: &[Insn]) -> Result<(OwnedFd, bool), NoXdp> {
     let mut code = Code {
         prog_type: PROG_TYPE_XDP,
-        name: "hublane_xdp",
+        name: XDP_NAME,
         license: &object.license,
         insns,
         flags: BPF_F_XDP_HAS_FRAGS,
@@ -438,6 +438,9 @@ impl Drop for XdpLink {
         let _ = link_detach(self.link.as_fd());
     }
 }
+
+/// Name of our program, as others see it.
+pub const XDP_NAME: &str = "hublane_xdp";
 
 /// Name of the program with this id, for "somebody else's program is there".
 pub fn program_name(id: u32) -> Option<String> {
