@@ -90,7 +90,7 @@ impl NoXdpLane {
     /// Whether what is in the way may be left from a process of ours that has ended.
     fn may_pass(&self) -> bool {
         match self {
-            Self::Occupied(_, program, _) => program == bpf::XDP_NAME,
+            Self::Occupied(_, program, _) => [bpf::XDP_NAME, UNTOLD].contains(&program.as_str()),
             Self::Socket(_, _, error) => matches!(error, NoXsk::Busy(_)),
             _ => false,
         }
@@ -334,7 +334,7 @@ impl Crew {
             let name = self.settings.device.clone();
             match netlink::link(&name).map(|link| link.xdp) {
                 Ok(Some(other)) if matches!(error, NoXdp::Occupied(_)) => {
-                    let program = bpf::program_name(other.id).unwrap_or_else(|| "?".into());
+                    let program = bpf::program_name(other.id).unwrap_or_else(|| UNTOLD.into());
                     NoXdpLane::Occupied(name, program, other.id)
                 }
                 _ => NoXdpLane::Program(name, error),
@@ -362,9 +362,11 @@ impl Crew {
         made.shares.clear();
         made.remarks.clear();
         self.program.configure(&self.steering(device.mac)).map_err(io)?;
-        // First the program: drivers give queues their rings for it, and a queue without socket drops what is ours.
-        let has_link = made.device == device.index && made.link.as_ref().is_some_and(XdpLink::is_attached);
-        if !has_link {
+        let queues = queues_of(nic::queues(name).map_err(io)?);
+        // First the program: drivers give queues their rings for it, and a queue without socket drops what is ours. A
+        // queue that is new may come without what the program needs there, so it is put on again.
+        let is_attached = made.link.as_ref().is_some_and(XdpLink::is_attached);
+        if !is_attached || (made.device, made.queues) != (device.index, queues) {
             let had_tso = nic::tso(name).unwrap_or(false);
             made.link = None;
             made.link = Some(self.attach(device.index)?);
@@ -373,7 +375,6 @@ impl Crew {
         if made.has_lost_tso {
             made.remarks.push(LOST_TSO.into());
         }
-        let queues = queues_of(nic::queues(name).map_err(io)?);
         let mut shares = self.open_queues(device.index, queues, generation)?;
         for gone in queues..made.queues {
             // The kernel has emptied the place when the socket was closed.
@@ -505,6 +506,8 @@ fn queues_of(queues: nic::Queues) -> u32 {
     queues.rx.clamp(1, bpf::QUEUES_MAX)
 }
 
+/// Names of programs are not for everybody.
+const UNTOLD: &str = "?";
 const LOST_TSO: &str = "the device has no TSO while the XDP program is on it: the host's own TCP costs more";
 /// The kernel takes some milliseconds to free what a process had that was killed; many more while it is busy.
 const FREED_WITHIN: u32 = 20;
