@@ -91,8 +91,7 @@ impl Rig {
             addresses: vec![PUBLIC],
         };
         let shared = Arc::new(Shared::new(&uplink));
-        let mut lanes =
-            vec![Some(Lane::new(AnyLaneIo::Mem(lane), uplink.clone(), Arc::clone(&shared), 0, 1, now)), None];
+        let mut lanes = [Some(Lane::new(AnyLaneIo::Mem(lane), uplink.clone(), Arc::clone(&shared), 0, 1, now)), None];
         let second = second.map(|worker| {
             let (lane, wire) = self::wire(Mac([2, 0, 0, 0, 9, 9]), 1500);
             wire.set_relay(Some(worker));
