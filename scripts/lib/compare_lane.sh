@@ -21,6 +21,7 @@ OWN=10.91.2.77
 compare_lane() {
     local profile='' system figure
     COMPARE_PY=$ROOT/scripts/lib/compare_lane.py
+    SERVER_KIND=none # there is no server to ask
     ROUNDS=5 EACH=5
     while [ $# -gt 0 ]; do
         case $1 in
