@@ -3,7 +3,7 @@
 # when the device, its queues or its program change. Sourced by scripts/lane-check, whose functions and names it uses.
 
 ROWS_XDP=(xdp_ping xdp_two_queues xdp_probe xdp_silent_dedicated xdp_silent_shared xdp_generic xdp_jumbo xdp_relay xdp_starts_down
-    xdp_flap xdp_recreate xdp_displaced xdp_occupied xdp_queues xdp_mtu xdp_memlock xdp_kill)
+    xdp_flap xdp_recreate xdp_displaced xdp_occupied xdp_queues xdp_mtu xdp_memlock xdp_rights xdp_kill)
 
 # Programs of XDP at the device; the kernel shows native ones as xdp, generic ones as xdpgeneric.
 program_at() { in_server ip -d link show "$1" | grep -o 'prog/xdp[a-z]* id [0-9]*'; }
@@ -172,7 +172,9 @@ row_xdp_flap() {
     done
     [ "$(program_at c1) $(xsks)" = "$before 1" ] || fail "then $before, now $(program_at c1) and $(xsks) sockets"
     in_server ip link set c1 address 02:00:00:00:00:99
+    in_client 1 ip neigh flush all
     within 5 answers || fail 'no answer from the other card'
+    in_client 1 ip neigh show $OURS | finds 'lladdr 02:00:00:00:00:99 ' || fail "not at the other card: $(in_client 1 ip neigh show $OURS)"
     detail '100 flaps and 3 slow ones: same program, same socket; another card address taken up'
 }
 
@@ -268,6 +270,18 @@ row_xdp_memlock() {
     grep -q 'RLIMIT_MEMLOCK' "$RUN/small.out" || fail "the message does not name the limit: $(tail -1 "$RUN/small.out")"
     program_at c1 >/dev/null && fail 'the program stays on the device'
     detail "$(tail -1 "$RUN/small.out" | cut -c1-200)"
+}
+
+# Nobody, with the capabilities of packaging/hublane-nat.conf and no others.
+row_xdp_rights() {
+    local caps
+    caps=$(sed -n 's/^AmbientCapabilities=//p' "$ROOT/packaging/hublane-nat.conf" | sed 's/CAP_/+/g; s/ /,/g' | tr '[:upper:]' '[:lower:]')
+    : >"$RUN/lane.out"
+    spawn "$NS_SERVER" "$RUN/lane.out" prlimit --memlock=unlimited:unlimited setpriv --inh-caps "-all,$caps" --bounding-set "-all,$caps" \
+        --reuid 65534 --ambient-caps "-all,$caps" "$LANE" echo c1 $OURS/24 xdp
+    echo "$SPAWNED" >"$RUN/lane.pid"
+    within 5 answers || fail "no answer: $(tail -1 "$RUN/lane.out")"
+    detail "as nobody with $caps"
 }
 
 row_xdp_kill() {

@@ -132,6 +132,8 @@ pub(super) struct Crew {
 struct Made {
     generation: u32,
     device: u32,
+    /// The device's address, which the program compares frames with.
+    mac: Option<Mac>,
     queues: u32,
     /// By worker; those that were not fetched yet.
     shares: Vec<Option<Share>>,
@@ -299,6 +301,12 @@ impl Crew {
             self.wanted.fetch_add(1, Relaxed);
             return;
         }
+        if made.mac != Some(device.mac) {
+            match self.program.configure(&self.steering(device.mac)) {
+                Ok(()) => made.mac = Some(device.mac),
+                Err(error) => self.remark(&mut made, format!("the XDP program does not learn the card's address: {error}")),
+            }
+        }
         match nic::queues(&self.settings.device) {
             Ok(queues) if queues_of(queues) != made.queues => {
                 tracing::info!(device = self.device(), queues = queues.rx, "the device has another number of queues");
@@ -362,6 +370,7 @@ impl Crew {
         made.shares.clear();
         made.remarks.clear();
         self.program.configure(&self.steering(device.mac)).map_err(io)?;
+        made.mac = Some(device.mac);
         let queues = queues_of(nic::queues(name).map_err(io)?);
         // First the program: drivers give queues their rings for it, and a queue without socket drops what is ours. A
         // queue that is new may come without what the program needs there, so it is put on again.

@@ -127,6 +127,15 @@ impl XdpLane {
         self.share = Some(share);
     }
 
+    /// What the kernel would not take at the last attempt has another one.
+    fn kick_what_waits(&mut self) {
+        let queue = self.share.as_mut().and_then(|share| share.queues.first_mut());
+        if let Some(queue) = queue.filter(|queue| queue.queued() > 0) {
+            // A device that is down or gone is found out by looking at it.
+            let _ = queue.kick();
+        }
+    }
+
     fn lost(&self) -> u64 {
         let lost = |queue: &Xsk| queue.statistics().map_or(0, |stats| stats.rx_dropped + stats.rx_ring_full);
         self.queues().iter().map(lost).sum()
@@ -167,6 +176,7 @@ impl LaneIo for XdpLane {
     }
 
     fn receive(&mut self, frames_max: usize) -> io::Result<usize> {
+        self.kick_what_waits();
         let sources = self.queues().len() + 2;
         for _ in 0..sources {
             let at = self.next % sources;
