@@ -124,7 +124,12 @@ lane_profile() {
         sleep 1
         perf record -q -F 999 -g -p "$LANE_PID" -o "$RUN/perf.$system" -- sleep 2 >/dev/null 2>&1
         wait
-        echo "== $system, 64-byte frames: share of the process's CPU time, by function itself"
+        echo "== $system, 64-byte frames: share of the process's CPU time, by whose code"
+        perf report -i "$RUN/perf.$system" --no-children --stdio -g none --sort dso --percent-limit 0.5 2>/dev/null | grep -v '^#' | grep -v '^$'
+        echo "== $system: by system call and what it leads to"
+        perf report -i "$RUN/perf.$system" --children --stdio -g none --sort symbol 2>/dev/null |
+            grep -E '__x64_sys_|xsk_generic_xmit$|xsk_build_skb|veth_xmit|net_rx_action|ip_rcv$|__netif_receive_skb_one_core|sock_def_readable|schedule$|packet_sendmsg|packet_recvmsg' || true
+        echo "== $system: by function itself"
         perf report -i "$RUN/perf.$system" --no-children --stdio -g none --percent-limit 1.5 2>/dev/null | grep -v '^#' | grep -v '^$'
         lane_system "$system" off
     done
