@@ -82,16 +82,14 @@ pub fn lane(name: &str) -> Result<LaneReport, String> {
 }
 
 fn host(facts: &NicFacts) -> Host {
-    let needed =
-        [(Capability::NetRaw, "CAP_NET_RAW"), (Capability::NetAdmin, "CAP_NET_ADMIN"), (Capability::Bpf, "CAP_BPF")];
-    let is_missing = |capability| limits::has_capability(capability) == Some(false);
-    let is_unlimited = limits::has_capability(Capability::IpcLock) == Some(true);
+    let needed = [Capability::NetRaw, Capability::NetAdmin, Capability::Bpf, Capability::PerfMon];
+    let is_unlimited = limits::lacking(&[Capability::IpcLock]).is_empty();
     // With one node every processor is near.
     let has_far_cpus = fs::exists("/sys/devices/system/node/node1").unwrap_or(false);
     let near = |node: u32| fs::read_to_string(format!("/sys/devices/system/node/node{node}/cpulist")).ok();
     Host {
         workers: CpuList::available().map_or(1, |cpus| cpus.numbers().len()),
-        missing_rights: needed.iter().filter(|(right, _)| is_missing(*right)).map(|(_, name)| *name).collect(),
+        missing_rights: limits::lacking(&needed),
         locked_memory_bytes: limits::locked_memory().ok().filter(|_| !is_unlimited),
         near_cpus: facts.numa_node.filter(|_| has_far_cpus).and_then(near).map(|list| list.trim().to_owned()),
     }

@@ -47,19 +47,48 @@ pub enum Capability {
     NetRaw = 13,
     /// Memory locked beyond the limit.
     IpcLock = 14,
+    /// Programs of BPF that reckon with pointers.
+    PerfMon = 38,
     /// Programs and maps of BPF.
     Bpf = 39,
 }
 
-/// Whether this process has the right now. `None`: the kernel does not say.
-pub fn has_capability(capability: Capability) -> Option<bool> {
-    effective(&fs::read_to_string("/proc/self/status").ok()?).map(|set| set & (1 << capability as u32) != 0)
+impl Capability {
+    /// As units and manuals call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::NetRaw => "CAP_NET_RAW",
+            Self::IpcLock => "CAP_IPC_LOCK",
+            Self::PerfMon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
+        }
+    }
+
+    fn is_in(self, effective: u64) -> bool {
+        let has = |number: u32| effective & (1 << number) != 0;
+        // Once there was one right for all of that, and the kernel still takes it.
+        has(self as u32) || (matches!(self, Self::Bpf | Self::PerfMon) && has(SYS_ADMIN))
+    }
+}
+
+/// Names of those of `needed` that this thread does not have; none if the kernel does not say.
+pub fn lacking(needed: &[Capability]) -> Vec<&'static str> {
+    let effective = fs::read_to_string("/proc/thread-self/status").ok().and_then(|status| effective(&status));
+    lacking_in(needed, effective.unwrap_or(u64::MAX))
+}
+
+fn lacking_in(needed: &[Capability], effective: u64) -> Vec<&'static str> {
+    needed.iter().filter(|capability| !capability.is_in(effective)).map(|capability| capability.name()).collect()
 }
 
 fn effective(status: &str) -> Option<u64> {
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(set.trim(), 16).ok()
 }
+
+/// `CAP_SYS_ADMIN`.
+const SYS_ADMIN: u32 = 21;
 
 /// Bytes this process may lock in memory.
 ///
@@ -75,12 +104,20 @@ mod tests {
 
     #[test]
     fn capabilities_are_read() {
-        let status = "Name:\thublane\nCapPrm:\t0000000000000000\nCapEff:\t0000008000003000\n";
-        let set = effective(status).unwrap();
-        let has = |capability: Capability| set & (1 << capability as u32) != 0;
-        assert!(has(Capability::NetAdmin) && has(Capability::NetRaw) && has(Capability::Bpf));
-        assert!(!has(Capability::IpcLock) && effective("").is_none());
-        assert!(has_capability(Capability::NetRaw).is_some() && locked_memory().is_ok());
+        let needed = [Capability::NetAdmin, Capability::PerfMon, Capability::Bpf, Capability::IpcLock];
+        for (bits, lacks) in [
+            ("000001ffffffffff", &[][..]),
+            ("000000c000005000", &[]),
+            ("0000000000205000", &[]),
+            ("0000008000005000", &["CAP_PERFMON"]),
+            ("000000c000004000", &["CAP_NET_ADMIN"]),
+            ("000000c000001000", &["CAP_IPC_LOCK"]),
+            ("0000000000000000", &["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF", "CAP_IPC_LOCK"]),
+        ] {
+            let set = effective(&format!("Name:\tx\nCapEff:\t{bits}\nCapBnd:\t0\n")).unwrap();
+            assert_eq!(lacking_in(&needed, set), lacks, "{bits}");
+        }
+        assert!(effective("nothing of the kind").is_none() && locked_memory().is_ok());
     }
 
     #[test]

@@ -8,13 +8,14 @@ use nix::net::if_::if_indextoname;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::object::BadObject;
+use crate::sys::limits::{self, Capability};
 
 /// Why there is no XDP here.
 #[derive(Debug, thiserror::Error)]
 pub enum NoXdp {
     /// The process may not.
     #[error(
-        "the kernel does not permit XDP ({error}): CAP_BPF and CAP_NET_ADMIN are needed, or root; {missing}. A unit of systemd names them in AmbientCapabilities=; containers need them from whoever starts them"
+        "the kernel does not permit XDP ({error}): CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed, or root; {missing}. A unit of systemd names them in AmbientCapabilities=; containers need them from whoever starts them"
     )]
     NoRights {
         /// What the kernel said.
@@ -67,6 +68,11 @@ pub enum NoXdp {
 }
 
 impl NoXdp {
+    /// Of the verifier's refusal, whose last words are `log`: it refuses much to who lacks a right.
+    pub(super) fn refused(error: io::Error, log: String) -> Self {
+        if own_lacks().is_empty() { Self::Refused { error, log } } else { not_permitted(error) }
+    }
+
     /// Of an error of map creation or program loading.
     pub(super) fn loading(error: io::Error) -> Self {
         match error.raw_os_error() {
@@ -95,8 +101,13 @@ fn exists(ifindex: u32) -> bool {
     if_indextoname(ifindex).is_ok_and(|name| !name.is_empty())
 }
 
+/// Capabilities that this process would need. Without CAP_PERFMON the verifier allows no reckoning with pointers into packets.
+fn own_lacks() -> Vec<&'static str> {
+    limits::lacking(&[Capability::Bpf, Capability::PerfMon, Capability::NetAdmin])
+}
+
 fn not_permitted(error: io::Error) -> NoXdp {
-    let lacks = fs::read_to_string("/proc/thread-self/status").map(|status| lacking(&status)).unwrap_or_default();
+    let lacks = own_lacks();
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(u64::MAX, |(soft, _)| soft);
     if lacks.is_empty() && counts_locked_memory(&release) && limit < LOCKED_BYTES {
@@ -108,23 +119,6 @@ fn not_permitted(error: io::Error) -> NoXdp {
         format!("this process has no {}", lacks.join(" and no "))
     };
     NoXdp::NoRights { error, missing }
-}
-
-/// Which capabilities are missing, by the text of /proc/PID/status. CAP_SYS_ADMIN stands for CAP_BPF, as the kernel has it.
-fn lacking(status: &str) -> Vec<&'static str> {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(effective) = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()) else {
-        return Vec::new();
-    };
-    let has = |capability: u32| effective >> capability & 1 == 1;
-    let mut lacks = Vec::new();
-    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
-        lacks.push("CAP_BPF");
-    }
-    if !has(CAP_NET_ADMIN) {
-        lacks.push("CAP_NET_ADMIN");
-    }
-    lacks
 }
 
 /// Whether a kernel of this release is older than 5.11.
@@ -144,9 +138,6 @@ pub(super) fn end_of_log(log: &[u8]) -> String {
 }
 
 const LOG_LINES: usize = 12;
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_BPF: u32 = 39;
 /// What the maps would cost on a kernel that counts: 65,536 prefixes of at most 64 bytes, and less than that for the rest.
 const LOCKED_BYTES: u64 = 8 << 20;
 
@@ -156,21 +147,6 @@ mod tests {
 
     fn said(error: &NoXdp) -> String {
         error.to_string()
-    }
-
-    #[test]
-    fn capabilities_are_read_from_the_status() {
-        for (bits, lacks) in [
-            ("000001ffffffffff", &[][..]),
-            ("0000008000001000", &[]),
-            ("0000000000201000", &[]),
-            ("0000000000001000", &["CAP_BPF"]),
-            ("0000008000000000", &["CAP_NET_ADMIN"]),
-            ("0000000000000000", &["CAP_BPF", "CAP_NET_ADMIN"]),
-        ] {
-            assert_eq!(lacking(&format!("Name:\tx\nCapEff:\t{bits}\nCapBnd:\t0\n")), lacks, "{bits}");
-        }
-        assert!(lacking("nothing of the kind").is_empty());
     }
 
     #[test]

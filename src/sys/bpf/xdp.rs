@@ -331,7 +331,7 @@ fn explained(code: &Code<'_>, error: io::Error) -> NoXdp {
     // A full log is an error of its own; what matters is what stands in it.
     let refused = prog_load(code, &mut log).is_err();
     let log = end_of_log(&log);
-    if refused && !log.is_empty() { NoXdp::Refused { error, log } } else { NoXdp::loading(error) }
+    if refused && !log.is_empty() { NoXdp::refused(error, log) } else { NoXdp::loading(error) }
 }
 
 impl Written {
