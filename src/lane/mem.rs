@@ -27,7 +27,7 @@ pub fn wire(mac: Mac, mtu: usize) -> (MemLane, MemWire) {
     let (to_lane, from_lane, spare) = Default::default();
     let state = State { link, room: usize::MAX, to_lane, from_lane, spare, bell: bell.clone(), relay: None };
     let state = Arc::new(Mutex::new(state));
-    (MemLane { state: Arc::clone(&state), link, lent: Vec::new(), bell }, MemWire(state))
+    (MemLane { state: Arc::clone(&state), link, lent: Vec::new(), bell, relay: None }, MemWire(state))
 }
 
 /// The lane's end.
@@ -38,6 +38,8 @@ pub struct MemLane {
     lent: Vec<(Vec<u8>, Offload)>,
     /// Readable while frames wait.
     bell: Option<Waker>,
+    /// See [`LaneIo::relay`]; as seen last.
+    relay: Option<usize>,
 }
 
 /// The test's end.
@@ -97,7 +99,7 @@ impl MemWire {
         lock(&self.0).room = frames;
     }
 
-    /// Takes the queue from the lane: another worker sends for it.
+    /// Takes the queue from the lane: another worker sends for it, from the next look on.
     pub fn set_relay(&self, worker: Option<usize>) {
         lock(&self.0).relay = worker;
     }
@@ -114,7 +116,9 @@ impl LaneIo for MemLane {
     }
 
     fn look(&mut self) -> bool {
-        let seen = lock(&self.state).link;
+        let state = lock(&self.state);
+        let seen = state.link;
+        self.relay = state.relay;
         let is_other = seen.generation != self.link.generation;
         self.link = seen;
         is_other
@@ -149,7 +153,7 @@ impl LaneIo for MemLane {
     }
 
     fn relay(&self) -> Option<usize> {
-        lock(&self.state).relay
+        self.relay
     }
 
     fn report(&self) -> LaneReport {

@@ -114,6 +114,8 @@ impl Rig {
             fabrics.push(fabric);
             inboxes.push(inbox);
         }
+        // From then on lanes know their devices.
+        fabrics.iter_mut().for_each(|fabric| fabric.poll_router(HUB, now));
         Self { fabrics, inboxes, told, plan, wire, second, now }
     }
 
