@@ -164,7 +164,7 @@ fn device(facts: &NicFacts) -> String {
     row("XDP", offer(facts));
     row(
         "XDP program",
-        facts.attached.map_or("none".into(), |other| {
+        facts.attached.as_ref().map_or("none".into(), |other| {
             format!("id {}, {}", other.id, if other.generic { "behind the driver" } else { "in the driver" })
         }),
     );

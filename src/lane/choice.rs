@@ -7,7 +7,8 @@
 
 use serde::Serialize;
 
-use crate::sys::nic::{NicFacts, NicKind, Ntuple, XdpOffer};
+use crate::sys::bpf;
+use crate::sys::nic::{Attached, NicFacts, NicKind, Ntuple, XdpOffer};
 
 /// What the operator wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -203,15 +204,15 @@ fn check_native(facts: &NicFacts) -> Result<(), NoChoice> {
 }
 
 fn check_attached(facts: &NicFacts) -> Result<(), NoChoice> {
-    match facts.attached {
+    match &facts.attached {
         None => Ok(()),
-        Some(other) => {
-            let id = other.id;
-            Err(NoChoice(format!(
-                "another XDP program has {}: its id is {id} (`bpftool prog show id {id}` tells whose it is); it is left alone",
-                facts.name
-            )))
+        Some(Attached { id, name, .. }) if name == bpf::XDP_NAME => {
+            Err(NoChoice(format!("a Hublane server has a lane on {} already (XDP program {id})", facts.name)))
         }
+        Some(Attached { id, .. }) => Err(NoChoice(format!(
+            "another XDP program has {}: its id is {id} (`bpftool prog show id {id}` tells whose it is); it is left alone",
+            facts.name
+        ))),
     }
 }
 
@@ -341,7 +342,7 @@ const ONE_BUFFER_MTU: usize = 4096 - 256 - 320 - 22;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::nic::{Attached, Queues, Rss};
+    use crate::sys::nic::{Queues, Rss};
 
     /// A card that has everything.
     fn card() -> NicFacts {
@@ -404,7 +405,7 @@ mod tests {
             (offer(card(), |xdp| xdp.redirect = false), false, LaneKind::Packet, "cannot redirect"),
             (with(card(), |card| card.xdp = None), false, LaneKind::Packet, "does not say"),
             (
-                with(card(), |card| card.attached = Some(Attached { id: 77, generic: false })),
+                with(card(), |card| card.attached = Some(Attached { id: 77, name: "other".into(), generic: false })),
                 false,
                 LaneKind::Packet,
                 "its id is 77",
@@ -438,7 +439,11 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_taken_or_refused() {
-        let attached = |facts| with(facts, |facts| facts.attached = Some(Attached { id: 5, generic: true }));
+        let ours = |facts| {
+            with(facts, |facts| facts.attached = Some(Attached { id: 6, name: bpf::XDP_NAME.into(), generic: false }))
+        };
+        let attached =
+            |facts| with(facts, |facts| facts.attached = Some(Attached { id: 5, name: String::new(), generic: true }));
         let vlan = with(card(), |card| card.kind = NicKind::Vlan { parent: "eth0".into(), vid: 9 });
         let no_gro = |facts| with(facts, |facts| facts.gro = false);
         let refused = [
@@ -446,6 +451,7 @@ mod tests {
             (LaneMode::Xdp, vlan, "a program is not put on eth0"),
             (LaneMode::Xdp, attached(card()), "its id is 5"),
             (LaneMode::Generic, attached(no_gro(card())), "its id is 5"),
+            (LaneMode::Xdp, ours(card()), "a Hublane server has a lane on"),
             (LaneMode::Generic, card(), "gro off"),
             (LaneMode::Generic, veth(), "tso off"),
             (LaneMode::Generic, with(no_gro(card()), |card| card.merges_in_hardware = true), "lro off"),

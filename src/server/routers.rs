@@ -41,9 +41,10 @@ use crate::lane::packet::{self, PacketSettings};
 use crate::lane::uplink::{Ownership, Shared, UplinkSettings};
 use crate::lane::xdp::{self, XdpSettings};
 use crate::nat::{Filtering, Nat, NatPlan, NatSettings, Prefix, Proto, Record, Rule, StaticMapping};
+use crate::sys::bpf;
 use crate::sys::clock::{monotonic, wall_ns};
 use crate::sys::netdev::{self, Addressing};
-use crate::sys::nic;
+use crate::sys::nic::{self, NicFacts};
 use crate::sys::waker::Waker;
 use crate::sys::xsk::{BusyPoll, Copying};
 use crate::wire::ethernet::Mac;
@@ -327,6 +328,20 @@ fn open_lanes(
     Ok(lanes.into_iter().enumerate().map(lane).collect())
 }
 
+/// What is known of `device`, once a lane of a process before this one has gone from it: the kernel takes a moment to clear
+/// up after one that was killed.
+fn facts_of_free(device: &str) -> std::io::Result<NicFacts> {
+    let is_left = |facts: &NicFacts| facts.attached.as_ref().is_some_and(|program| program.name == bpf::XDP_NAME);
+    for _ in 0..FREED_LOOKS {
+        let facts = nic::facts(device)?;
+        if !is_left(&facts) {
+            return Ok(facts);
+        }
+        std::thread::sleep(FREED_LOOK);
+    }
+    nic::facts(device)
+}
+
 /// The back ends of all workers, of the kind that suits the device or was asked for.
 fn open_ends(
     hub: &Hub,
@@ -336,7 +351,7 @@ fn open_ends(
     workers: usize,
 ) -> Result<Vec<AnyLaneIo>, Box<dyn std::error::Error>> {
     let device = nat.device.clone();
-    let facts = nic::facts(&device)?;
+    let facts = facts_of_free(&device)?;
     let Choice { mode, steer, why, remarks, .. } =
         choice::choose(nat.lane_mode, nat.lane_steer, &facts, !filter.dedicated, workers)?;
     tracing::info!(hub = %hub.name, %device, "the lane is {}: {why}", mode.text());
@@ -513,6 +528,9 @@ async fn tell_host_addresses(reach: Reach, plans: Vec<Arc<RouterPlan>>) {
 
 /// In front of each worker: a burst of 64 super-packets as the kernel counts them.
 const RECEIVE_BYTES: usize = 8 << 20;
+/// How often it is looked whether a device is free, and how long in between.
+const FREED_LOOKS: usize = 20;
+const FREED_LOOK: Duration = Duration::from_millis(100);
 /// Frames of one look at a device that is polled, the kernel's own number for interrupts.
 const BUSY_POLL_FRAMES: u32 = 64;
 /// Questions asked at a time; most take one descriptor, those of slow upstreams some more.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use nix::net::if_::if_indextoname;
 use serde::Serialize;
 
+use super::bpf;
 use super::ethtool::{Channels, Ethtool, Features, Flow, HashFields};
 use super::irq::{self, Irq};
 use super::netlink::{self, LinkFacts, XdpFeatures};
@@ -142,10 +143,12 @@ pub struct XdpOffer {
 }
 
 /// An XDP program on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attached {
     /// The kernel's number for it: `bpftool prog show id N`.
     pub id: u32,
+    /// What it is called; empty if the kernel does not tell us.
+    pub name: String,
     /// Behind the driver, not in it.
     pub generic: bool,
 }
@@ -213,7 +216,11 @@ pub fn facts(name: &str) -> io::Result<NicFacts> {
         mtu: link.mtu,
         queues: counted(ethtool.channels().ok(), &link),
         xdp: xdp_offer(link.index)?,
-        attached: link.xdp.map(|xdp| Attached { id: xdp.id, generic: xdp.is_generic }),
+        attached: link.xdp.map(|xdp| Attached {
+            id: xdp.id,
+            name: bpf::program_name(xdp.id).unwrap_or_default(),
+            generic: xdp.is_generic,
+        }),
         tso: features.is_on(TSO),
         peer_tso: peer_tso(&kind, &link),
         gro: features.is_on("rx-gro"),

@@ -115,13 +115,13 @@ fn attached_programs_are_seen_and_cost_the_peer_its_tso() {
         let index = facts("hl0").unwrap().index;
         let link = attach_pass(index, true).unwrap();
         let found = facts("hl0").unwrap();
-        assert!(found.attached.unwrap().generic && found.attached.unwrap().id > 0, "{found:?}");
+        assert!(found.attached.as_ref().is_some_and(|program| program.generic && program.id > 0), "{found:?}");
         assert_eq!(found.peer_tso, Some(true));
         drop(link);
         assert_eq!(facts("hl0").unwrap().attached, None);
         let _link = attach_pass(index, false).unwrap();
         let found = facts("hl0").unwrap();
-        assert!(!found.attached.unwrap().generic, "{found:?}");
+        assert!(found.attached.as_ref().is_some_and(|program| !program.generic), "{found:?}");
         assert_eq!((found.peer_tso, tso("hl1").unwrap()), (Some(false), false));
     });
 }
