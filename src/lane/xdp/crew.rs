@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
@@ -123,6 +123,8 @@ pub(super) struct Crew {
     /// The generation that shall be.
     wanted: AtomicU32,
     made: Mutex<Made>,
+    /// The program is where it belongs, as far as the first worker has seen.
+    is_attached: AtomicBool,
     arp: Mutex<VecDeque<ArpFrame>>,
     /// Rings when there is something in `arp`.
     bell: Option<Waker>,
@@ -140,6 +142,8 @@ struct Made {
     /// Shares that were fetched and not given back.
     out: usize,
     link: Option<XdpLink>,
+    /// Device and number of queues that `link` was made for.
+    put_on: (u32, u32),
     has_lost_tso: bool,
     steering: Option<Steering>,
     /// What has kept the lane down since the last opening, or was lost by it.
@@ -164,9 +168,15 @@ pub fn open(settings: XdpSettings) -> Result<Vec<XdpLane>, NoXdpLane> {
     let program = XdpProgram::load().map_err(|error| NoXdpLane::Program(name.clone(), error))?;
     let workers = settings.workers.max(1);
     let bell = if workers > 1 { Waker::new().ok() } else { None };
-    let crew =
-        Crew { settings, program, wanted: AtomicU32::new(1), made: Mutex::default(), arp: Mutex::default(), bell };
-    let crew = Arc::new(crew);
+    let crew = Arc::new(Crew {
+        settings,
+        program,
+        wanted: AtomicU32::new(1),
+        made: Mutex::default(),
+        is_attached: AtomicBool::new(false),
+        arp: Mutex::default(),
+        bell,
+    });
     if device.up {
         crew.make_patiently(device)?;
     }
@@ -205,6 +215,12 @@ impl Crew {
     #[cfg(test)]
     pub(super) fn settings(&self) -> &XdpSettings {
         &self.settings
+    }
+
+    /// The kernel's number for what holds the program.
+    #[cfg(test)]
+    pub(super) fn link_id(&self) -> Option<u32> {
+        self.lock().link.as_ref()?.id().ok()
     }
 
     pub(super) fn device(&self) -> &str {
@@ -259,6 +275,17 @@ impl Crew {
     /// Whether `share` is still what it should be on `device`.
     pub(super) fn is_current(&self, share: &Share, device: Device) -> bool {
         share.device == device.index && share.generation == self.wanted.load(Relaxed)
+    }
+
+    /// Whether what is for the lane comes to the lane.
+    pub(super) fn is_attached(&self) -> bool {
+        self.is_attached.load(Relaxed)
+    }
+
+    /// `share` is no use any more: everything is to be opened anew.
+    pub(super) fn renew(&self, share: &Share) {
+        // Others may have found out at the same time.
+        let _ = self.wanted.compare_exchange(share.generation, share.generation + 1, Relaxed, Relaxed);
     }
 
     pub(super) fn give_back(&self, share: Share) {
@@ -325,8 +352,13 @@ impl Crew {
                 tracing::warn!(device = self.device(), "the XDP program was taken off the device; it is on it again");
                 made.link = Some(link);
                 made.remarks.clear();
+                self.is_attached.store(true, Relaxed);
             }
-            Err(error) => self.remark(&mut made, error.to_string()),
+            Err(error) => {
+                // Without it the host gets what is the lane's, and answers with resets.
+                self.is_attached.store(false, Relaxed);
+                self.remark(&mut made, error.to_string());
+            }
         }
     }
 
@@ -369,22 +401,24 @@ impl Crew {
         let name = &self.settings.device;
         let io = |error| NoXdpLane::Io(name.clone(), error);
         let generation = self.wanted.load(Relaxed);
+        let mut remarks = Vec::new();
         made.shares.clear();
-        made.remarks.clear();
         self.program.configure(&self.steering(device.mac)).map_err(io)?;
         made.mac = Some(device.mac);
         let queues = queues_of(nic::queues(name).map_err(io)?);
         // First the program: drivers give queues their rings for it, and a queue without socket drops what is ours. A
         // queue that is new may come without what the program needs there, so it is put on again.
         let is_attached = made.link.as_ref().is_some_and(XdpLink::is_attached);
-        if !is_attached || (made.device, made.queues) != (device.index, queues) {
-            let had_tso = nic::tso(name).unwrap_or(false);
+        if !is_attached || made.put_on != (device.index, queues) {
             made.link = None;
+            let had_tso = nic::tso(name).unwrap_or(false);
             made.link = Some(self.attach(device.index)?);
+            made.put_on = (device.index, queues);
+            self.is_attached.store(true, Relaxed);
             made.has_lost_tso = had_tso && !nic::tso(name).unwrap_or(had_tso);
         }
         if made.has_lost_tso {
-            made.remarks.push(LOST_TSO.into());
+            remarks.push(LOST_TSO.into());
         }
         let mut shares = self.open_queues(device.index, queues, generation)?;
         for gone in queues..made.queues {
@@ -399,12 +433,13 @@ impl Crew {
             Err(error) if self.settings.steer_or_fail => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(device = self.device(), "{error}; packets are handed from worker to worker");
-                made.remarks.push(error.to_string());
+                remarks.push(error.to_string());
                 None
             }
             Ok(steering) => steering,
         };
         made.shares = shares.into_iter().map(Some).collect();
+        made.remarks = remarks;
         (made.generation, made.device, made.queues) = (generation, device.index, queues);
         Ok(())
     }
@@ -460,7 +495,7 @@ impl Crew {
         Ok(shares)
     }
 
-    fn options(&self, ifindex: u32, queue: u32) -> XskOptions {
+    pub(super) fn options(&self, ifindex: u32, queue: u32) -> XskOptions {
         XskOptions {
             ifindex,
             queue,

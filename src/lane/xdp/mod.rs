@@ -163,9 +163,15 @@ impl LaneIo for XdpLane {
         if self.is_first() {
             self.crew.inspect(device);
         }
+        if let Some(share) = &self.share
+            && share.queues.iter().any(|queue| queue.trouble().is_err())
+        {
+            // Its device went, and another one has its number.
+            self.crew.renew(share);
+        }
         match &self.share {
             Some(share) if self.crew.is_current(share, device) => {
-                self.link = link_of(device, share.generation, true);
+                self.link = link_of(device, share.generation, self.crew.is_attached());
             }
             _ => {
                 self.release();

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::*;
 use crate::lane::choice::LaneSteer;
 use crate::lane::filter::LaneFilter;
-use crate::sys::bpf::{Base, Program};
+use crate::sys::bpf::{self, Base, Program, XdpMode, XdpProgram};
 use crate::sys::packet::{Options, PacketSocket, VnetHeader};
 use crate::sys::xsk::Copying;
 use crate::wire::arp::{Arp, Operation};
@@ -213,5 +213,97 @@ fn somebody_elses_program_is_named() {
         let settings = first[0].crew.settings().clone();
         let refused = open(settings).unwrap_err().to_string();
         assert!(refused.contains("has an XDP program already") && refused.contains("id "), "{refused}");
+    });
+}
+
+fn looks(lanes: &mut [XdpLane]) {
+    for _ in 0..5 {
+        lanes.iter_mut().for_each(|lane| {
+            lane.look();
+        });
+    }
+}
+
+fn index() -> u32 {
+    Devices::new().unwrap().find("near").unwrap().index
+}
+
+#[test]
+fn the_program_learns_another_address_of_the_card() {
+    in_namespace(|| {
+        device(1);
+        let (mut lanes, mut far) = (lanes(1), far());
+        ip("link set near address 02:00:00:00:00:99");
+        looks(&mut lanes);
+        let card = lanes[0].link().mac;
+        assert_eq!((card, lanes[0].link().generation), (Mac([2, 0, 0, 0, 0, 0x99]), 1));
+        put(&mut far, &datagram(card, b"hello"));
+        assert_eq!(received(&mut lanes[0]).len(), 1);
+    });
+}
+
+/// As when a device goes to another namespace and comes back between two looks.
+#[test]
+fn another_device_with_the_same_number_is_found_out() {
+    in_namespace(|| {
+        device(1);
+        let mut lanes = lanes(1);
+        let words = format!("index {} type veth peer name far", index());
+        ip("link del near");
+        ip(&format!("link add near {words}"));
+        for end in ["far", "near"] {
+            ip(&format!("link set {end} arp off addrgenmode none up"));
+        }
+        while !Devices::new().unwrap().find("near").unwrap().up {
+            thread::sleep(Duration::from_millis(10));
+        }
+        looks(&mut lanes);
+        assert!(lanes[0].link().up && lanes[0].link().generation == 2);
+        let (card, mut far) = (lanes[0].link().mac, far());
+        put(&mut far, &datagram(card, b"again"));
+        assert_eq!(received(&mut lanes[0]).len(), 1);
+    });
+}
+
+/// Putting a program on resets many cards: the host's connections would not survive ten times a second.
+#[test]
+fn a_lane_that_finds_no_queue_free_leaves_the_program_where_it_is() {
+    in_namespace(|| {
+        device(1);
+        let mut lanes = lanes(1);
+        ip("link del near");
+        device(1);
+        let first = lanes[0].crew.options(index(), 0);
+        let other = Xsk::open(&first).unwrap();
+        looks(&mut lanes);
+        let program = lanes[0].crew.link_id();
+        assert!(!lanes[0].link().up && program.is_some());
+        looks(&mut lanes);
+        assert_eq!(lanes[0].crew.link_id(), program);
+        assert_eq!(lanes[0].report().remarks.iter().filter(|text| text.contains("queue 0")).count(), 1);
+        drop(other);
+        let end = Instant::now() + Duration::from_secs(2);
+        while !lanes[0].link().up && Instant::now() < end {
+            looks(&mut lanes);
+        }
+        assert!(lanes[0].link().up && lanes[0].crew.link_id() == program);
+        assert_eq!(lanes[0].report().remarks, ["a remark"]);
+    });
+}
+
+#[test]
+fn without_the_program_the_link_is_down() {
+    in_namespace(|| {
+        device(1);
+        let mut lanes = lanes(1);
+        assert!(bpf::detach(index()).unwrap());
+        let program = XdpProgram::load().unwrap();
+        let theirs = program.attach(index(), XdpMode::Native).unwrap();
+        looks(&mut lanes);
+        assert!(!lanes[0].link().up);
+        assert!(lanes[0].report().remarks[1].contains("has an XDP program already"));
+        drop(theirs);
+        looks(&mut lanes);
+        assert!(lanes[0].link().up);
     });
 }

@@ -42,6 +42,7 @@ pub(super) struct RealLane {
     lane: Lane<AnyLaneIo>,
     far: PacketSocket,
     card: Mac,
+    addresses: Vec<Ipv4Addr>,
     /// How many frames the program has decided about.
     decided: u64,
 }
@@ -89,7 +90,7 @@ impl RealLane {
         everything.ret(u32::MAX);
         far.set_filter(&everything.classic(Base::Ethernet).unwrap()).unwrap();
         let card = devices.find(&format!("near{wire}")).unwrap().mac;
-        let mut real = Self { wire, lane, far, card, decided: 0 };
+        let mut real = Self { wire, lane, far, card, addresses: addresses.clone(), decided: 0 };
         assert!(real.lane.link().up);
         real.lane.poll(NOW);
         real.know_next_hop(addresses[0]);
@@ -143,7 +144,12 @@ impl RealLane {
         if offload.segment_bytes > 0 || packet.len() > MTU {
             return None;
         }
-        self.put(&[&header(self.card, FAR_CARD)[..], packet].concat())
+        let malformed = self.lane.stats().drop_rx_malformed;
+        let got = self.put(&[&header(self.card, FAR_CARD)[..], packet].concat());
+        let is_ours = Ipv4::new_checked(packet).is_some_and(|ip| self.addresses.contains(&ip.dst()));
+        let is_refused = self.lane.stats().drop_rx_malformed > malformed;
+        assert!(got.is_some() || is_refused || !is_ours, "a packet for us got lost on its way: {packet:02x?}");
+        got
     }
 
     /// Whether a device carries `packet` as it is.

@@ -425,6 +425,13 @@ impl XdpLink {
         index.is_some_and(|index: [u8; 4]| index != [0; 4])
     }
 
+    /// The kernel's number for it: another one when the program was put on anew.
+    #[cfg(test)]
+    pub(crate) fn id(&self) -> io::Result<u32> {
+        let [_, _, _, _, id @ ..] = object_info::<8>(self.link.as_fd())?;
+        Ok(u32::from_ne_bytes(id))
+    }
+
     #[cfg(test)]
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
