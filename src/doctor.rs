@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::control::admin::table::{Align, Table};
 use crate::lane::choice::{Choice, LaneKind, LaneMode, LaneSteer, NoChoice, choose};
+use crate::lane::xdp::LOCKED_BYTES_PER_QUEUE;
 use crate::sys::affinity::CpuList;
 use crate::sys::ethtool::HashFields;
 use crate::sys::irq::Irq;
@@ -320,7 +321,7 @@ fn improvements(facts: &NicFacts, host: &Host, mode: LaneKind) -> Vec<Improvemen
     if let Some(cpus) = &host.near_cpus {
         add(format!("hublane serve --workers {cpus}"), "these processors are near the device");
     }
-    rights(host, mode, &mut add);
+    rights(facts, host, mode, &mut add);
     all.extend(affinity(facts, host));
     all
 }
@@ -344,7 +345,7 @@ fn for_xdp(facts: &NicFacts, add: &mut impl FnMut(String, &str)) {
     }
 }
 
-fn rights(host: &Host, mode: LaneKind, add: &mut impl FnMut(String, &str)) {
+fn rights(facts: &NicFacts, host: &Host, mode: LaneKind, add: &mut impl FnMut(String, &str)) {
     if !host.missing_rights.is_empty() {
         let all = host.missing_rights.join(" ");
         add(
@@ -352,7 +353,9 @@ fn rights(host: &Host, mode: LaneKind, add: &mut impl FnMut(String, &str)) {
             "in the unit, if the server runs as this user: a lane needs these rights",
         );
     }
-    let is_short = host.locked_memory_bytes.is_some_and(|bytes| bytes < LOCKED_MEMORY_BYTES);
+    let is_short = host
+        .locked_memory_bytes
+        .is_some_and(|bytes| bytes < LOCKED_BYTES_PER_QUEUE * u64::from(facts.queues.rx.max(1)));
     if is_short && mode != LaneKind::Packet {
         add("LimitMEMLOCK=infinity".into(), "in the unit (`ulimit -l`): frames of AF_XDP lie in locked memory");
     }
@@ -371,9 +374,6 @@ fn affinity(facts: &NicFacts, host: &Host) -> Vec<Improvement> {
     };
     facts.irqs.iter().enumerate().map(command).collect()
 }
-
-/// Frames of a few queues: 4096 chunks of 4 KiB each.
-const LOCKED_MEMORY_BYTES: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {

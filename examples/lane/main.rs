@@ -36,7 +36,7 @@ use hublane::lane::{Lane, LaneStats};
 use hublane::nat::Prefix;
 use hublane::sys::netdev::{self, Devices};
 use hublane::sys::xsk::Copying;
-use hublane::sys::{bpf, tc};
+use hublane::sys::{bpf, nic, tc};
 use hublane::tick::Tick;
 use hublane::wire::checksum::Sum;
 use hublane::wire::ipv4::{self, Ipv4};
@@ -72,7 +72,8 @@ fn run() -> Outcome {
         }
         ["blast", to, bytes, seconds] => blast::blast(to.parse()?, bytes.parse()?, seconds.parse()?),
         ["detach", device] => {
-            let taken = bpf::detach(Devices::new()?.find(device)?.index)?;
+            let attached = nic::facts(device)?.attached.ok_or("no XDP program is on the device")?;
+            let taken = bpf::detach(attached.id)?;
             if taken { Ok(()) } else { Err("no link of XDP is at the device".into()) }
         }
         ["attached", device] => {

@@ -393,6 +393,7 @@ fn lane(views: &[RouterView]) -> NatView {
             zero_copy: queue.zero_copy,
             why_copy: queue.why_copy.clone().unwrap_or_default(),
             ring_drops: queue.ring_drops,
+            starved: queue.starved,
             bad_descriptors: queue.bad_descriptors,
         })
     });

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use super::mem::MemLane;
 use super::merge::TxBurst;
@@ -68,6 +69,10 @@ impl LaneIo for AnyLaneIo {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         each!(self, io => io.fd())
+    }
+
+    fn linger(&self) -> Duration {
+        each!(self, io => io.linger())
     }
 
     #[inline]

@@ -77,6 +77,11 @@ pub trait LaneIo {
     /// What becomes readable when frames have arrived, or the device has gone down.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// How long to go on asking after frames have come, without sleep in between.
+    fn linger(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// The worker that sends for this one, whose end has no queue of the device.
     fn relay(&self) -> Option<usize> {
         None
@@ -133,7 +138,7 @@ pub enum SendFault {
 pub struct Received {
     /// Frames taken.
     pub frames: usize,
-    /// More may wait.
+    /// More may wait, or are to be looked for without sleeping.
     pub more: bool,
 }
 
@@ -202,6 +207,8 @@ pub struct Lane<Io> {
     out: Outlet,
     uplink_speaks: bool,
     look_due: Tick,
+    /// Until then frames are looked for.
+    linger_until: Tick,
     last_conflict: Option<Conflict>,
 }
 
@@ -212,7 +219,7 @@ impl<Io: LaneIo> Lane<Io> {
         let uplink = Uplink::new(settings, speaks, seed, now);
         let burst = TxBurst::new(BURST_BYTES, io.takes_super_packets());
         let out = Outlet::new(uplink, shared, io.link(), burst);
-        Self { io, out, uplink_speaks: speaks, look_due: now, last_conflict: None }
+        Self { io, out, uplink_speaks: speaks, look_due: now, linger_until: now, last_conflict: None }
     }
 
     /// Takes at most `packets_max` packets that have arrived. What `sink` sends at once leaves with the next
@@ -246,6 +253,10 @@ impl<Io: LaneIo> Lane<Io> {
             }
             received.frames += frames;
             if frames == 0 {
+                if received.frames > 0 {
+                    self.linger_until = now + self.io.linger();
+                }
+                received.more = now < self.linger_until;
                 return received;
             }
         }

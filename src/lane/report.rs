@@ -27,8 +27,10 @@ pub struct QueueReport {
     pub zero_copy: bool,
     /// Why it does not.
     pub why_copy: Option<String>,
-    /// Packets lost because no chunk was free, or the ring to us was full.
+    /// Packets lost because the ring to us was full, or for want of a chunk where the kernel copies.
     pub ring_drops: u64,
+    /// Times the kernel or the device found no chunk to receive into.
+    pub starved: u64,
     /// Descriptors that the kernel refused, or that we did.
     pub bad_descriptors: u64,
 }

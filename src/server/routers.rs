@@ -35,7 +35,7 @@ use crate::hub::Profile;
 use crate::ids::{HubId, PortId};
 use crate::lane::Lane;
 use crate::lane::any::AnyLaneIo;
-use crate::lane::choice::{self, Choice, LaneKind, LaneSteer};
+use crate::lane::choice::{self, Choice, LaneKind, LaneMode, LaneSteer};
 use crate::lane::filter::{LaneFilter, StaticPort};
 use crate::lane::packet::{self, PacketSettings};
 use crate::lane::uplink::{Ownership, Shared, UplinkSettings};
@@ -350,32 +350,55 @@ fn open_ends(
     filter: LaneFilter,
     workers: usize,
 ) -> Result<Vec<AnyLaneIo>, Box<dyn std::error::Error>> {
-    let device = nat.device.clone();
-    let facts = facts_of_free(&device)?;
-    let Choice { mode, steer, why, remarks, .. } =
-        choice::choose(nat.lane_mode, nat.lane_steer, &facts, !filter.dedicated, workers)?;
-    tracing::info!(hub = %hub.name, %device, "the lane is {}: {why}", mode.text());
-    remarks.iter().for_each(|remark| tracing::info!(hub = %hub.name, %device, "{remark}"));
-    if mode == LaneKind::Packet {
-        let receive_bytes = RECEIVE_BYTES;
-        let settings = PacketSettings { device, filter, workers, receive_bytes, qdisc_bypass: false };
-        return Ok(packet::open(settings)?.into_iter().map(AnyLaneIo::Packet).collect());
+    let device = &nat.device;
+    let facts = facts_of_free(device)?;
+    let choice = choice::choose(nat.lane_mode, nat.lane_steer, &facts, !filter.dedicated, workers)?;
+    tracing::info!(hub = %hub.name, %device, "the lane is {}: {}", choice.mode.text(), choice.why);
+    choice.remarks.iter().for_each(|remark| tracing::info!(hub = %hub.name, %device, "{remark}"));
+    if choice.mode != LaneKind::Packet {
+        let settings = xdp_settings(nat, uplink, &facts, choice, filter.clone(), workers);
+        match xdp::open(settings) {
+            Ok(ends) => return Ok(ends.into_iter().map(|io| AnyLaneIo::Xdp(Box::new(io))).collect()),
+            Err(error) if nat.lane_mode == LaneMode::Auto => {
+                tracing::warn!(hub = %hub.name, %device, "{error}; the lane is packet sockets instead");
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
+    let receive_bytes = RECEIVE_BYTES;
+    let settings = PacketSettings { device: device.clone(), filter, workers, receive_bytes, qdisc_bypass: false };
+    Ok(packet::open(settings)?.into_iter().map(AnyLaneIo::Packet).collect())
+}
+
+fn xdp_settings(
+    nat: &wanted::Nat,
+    uplink: &Uplink,
+    facts: &NicFacts,
+    choice: Choice,
+    filter: LaneFilter,
+    workers: usize,
+) -> XdpSettings {
     let busy_poll = u32::try_from(nat.lane_busy_poll.as_micros()).unwrap_or(0);
-    let settings = XdpSettings {
-        device,
+    let generic = choice.mode == LaneKind::XdpGeneric;
+    let copying = match nat.lane_mode {
+        // Chosen because it copies nothing: with a copy, packet sockets carry more.
+        LaneMode::Auto => Copying::ZeroCopy,
+        _ if generic => Copying::Copy,
+        _ => Copying::Auto,
+    };
+    XdpSettings {
+        device: nat.device.clone(),
         asks_for_host: !filter.addresses.contains(&uplink.settings.ask_from) || !filter.dedicated,
         filter,
         workers,
-        generic: mode == LaneKind::XdpGeneric,
-        copying: if mode == LaneKind::XdpGeneric { Copying::Copy } else { Copying::Auto },
+        generic,
+        copying,
         busy_poll: (busy_poll > 0).then_some(BusyPoll { micros: busy_poll, budget: BUSY_POLL_FRAMES }),
         tx_checksum: facts.xdp.is_some_and(|offer| offer.tx_checksum),
-        steer,
+        steer: choice.steer,
         steer_or_fail: nat.lane_steer != LaneSteer::Auto,
-        remarks,
-    };
-    Ok(xdp::open(settings)?.into_iter().map(|io| AnyLaneIo::Xdp(Box::new(io))).collect())
+        remarks: choice.remarks,
+    }
 }
 
 fn plan_nat(

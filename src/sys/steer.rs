@@ -72,7 +72,7 @@ pub enum NoSteering {
 #[derive(Debug)]
 pub struct NtupleRules {
     card: Ethtool,
-    places: Vec<u32>,
+    places: Vec<(u32, Rule)>,
     adopted: usize,
 }
 
@@ -98,7 +98,7 @@ impl NtupleRules {
         let mut done = Self { card, places: Vec::new(), adopted: 0 };
         for rule in &rules {
             if let Some((place, _)) = standing.iter().find(|(_, standing)| standing == rule) {
-                done.places.push(*place);
+                done.places.push((*place, *rule));
                 done.adopted += 1;
                 continue;
             }
@@ -111,7 +111,7 @@ impl NtupleRules {
                 queue: rule.queue,
                 wanted: rules.len(),
             })?;
-            done.places.push(place);
+            done.places.push((place, *rule));
         }
         Ok(done)
     }
@@ -131,9 +131,11 @@ impl NtupleRules {
 
 impl Drop for NtupleRules {
     fn drop(&mut self) {
-        for place in &self.places {
-            // Gone with the device, or taken away by the operator: nothing is left to undo.
-            let _ = self.card.remove(*place);
+        for (place, rule) in &self.places {
+            // Gone with the device, or taken away by the operator, who may have another one there: nothing is left to undo.
+            if matches!(self.card.rule(*place), Ok(Some(standing)) if standing == *rule) {
+                let _ = self.card.remove(*place);
+            }
         }
     }
 }
@@ -157,7 +159,10 @@ impl DestinationHash {
         for flow in [Flow::Tcp, Flow::Udp] {
             let before = done.card.hash_fields(flow).map_err(failed)?;
             done.card.set_hash_fields(flow, HashFields::DESTINATION).map_err(failed)?;
-            done.before.push((flow, before));
+            // A killed server has left it so: what was before is not known any more.
+            if before != HashFields::DESTINATION {
+                done.before.push((flow, before));
+            }
         }
         Ok(done)
     }

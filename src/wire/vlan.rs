@@ -39,19 +39,18 @@ impl Tag {
     }
 }
 
-/// `frame` without a tag that carries a priority only; the bytes before it move up, so its front is not the same place.
-pub fn without_priority_tag(frame: &mut [u8]) -> &mut [u8] {
-    let is_priority = match frame {
-        [_, _, _, _, _, _, _, _, _, _, _, _, 0x81, 0x00, high, low, _, _, ..] => {
-            u16::from_be_bytes([*high, *low]) & 0xfff == VID_PRIORITY
+/// `frame` without tags that carry a priority only; the bytes before them move up, so its front is not the same place.
+pub fn without_priority_tags(mut frame: &mut [u8]) -> &mut [u8] {
+    while let [_, _, _, _, _, _, _, _, _, _, _, _, kind, more, high, low, _, _, ..] = frame {
+        let is_priority =
+            is_tag(u16::from_be_bytes([*kind, *more])) && u16::from_be_bytes([*high, *low]) & 0xfff == VID_PRIORITY;
+        if !is_priority {
+            break;
         }
-        _ => false,
-    };
-    if !is_priority {
-        return frame;
+        frame.copy_within(..ADDRESSES_BYTES, TAG_BYTES);
+        frame = &mut frame[TAG_BYTES..];
     }
-    frame.copy_within(..ADDRESSES_BYTES, TAG_BYTES);
-    &mut frame[TAG_BYTES..]
+    frame
 }
 
 /// What stands behind the addresses of a frame.
@@ -100,16 +99,17 @@ mod tests {
     #[test]
     fn only_priority_tags_come_off() {
         let addresses: Vec<u8> = (0..12).collect();
-        let cases: [(&[u8], &[u8]); 5] = [
+        let cases: [(&[u8], &[u8]); 6] = [
             (&[0x08, 0x00, 1, 2], &[0x08, 0x00, 1, 2]),
+            (&[0x88, 0xa8, 0, 0, 0x81, 0x00, 0x20, 0, 0x08, 0x00, 9], &[0x08, 0x00, 9]),
             (&[0x81, 0x00, 0xe0, 0x00, 0x08, 0x00, 9], &[0x08, 0x00, 9]),
             (&[0x81, 0x00, 0xe0, 0x05, 0x08, 0x00, 9], &[0x81, 0x00, 0xe0, 0x05, 0x08, 0x00, 9]),
-            (&[0x88, 0xa8, 0xe0, 0x00, 0x08, 0x00, 9], &[0x88, 0xa8, 0xe0, 0x00, 0x08, 0x00, 9]),
+            (&[0x88, 0xa8, 0xe0, 0x07, 0x08, 0x00, 9], &[0x88, 0xa8, 0xe0, 0x07, 0x08, 0x00, 9]),
             (&[0x81, 0x00, 0xe0, 0x00, 0x08], &[0x81, 0x00, 0xe0, 0x00, 0x08]),
         ];
         for (tail, want) in cases {
             let mut bytes = [&addresses[..], tail].concat();
-            assert_eq!(without_priority_tag(&mut bytes), [&addresses[..], want].concat(), "{tail:02x?}");
+            assert_eq!(without_priority_tags(&mut bytes), [&addresses[..], want].concat(), "{tail:02x?}");
         }
     }
 }

@@ -165,8 +165,10 @@ pub struct LaneQueueView {
     pub zero_copy: bool,
     /// Why it does not; empty: it does.
     pub why_copy: String,
-    /// Packets lost because no chunk was free, or the ring to us was full.
+    /// Packets lost because the ring to us was full, or for want of a chunk where the kernel copies.
     pub ring_drops: u64,
+    /// Times the kernel or the device found no chunk to receive into.
+    pub starved: u64,
     /// Descriptors that the kernel or we refused.
     pub bad_descriptors: u64,
 }

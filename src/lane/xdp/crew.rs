@@ -13,7 +13,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
@@ -72,12 +75,15 @@ pub enum NoXdpLane {
     Program(String, NoXdp),
     /// The device is somebody else's.
     #[error(
-        "device \"{0}\" has an XDP program already: \"{1}\" (id {2}); take it off (`ip link set dev {0} xdp off`, or its own tool), or use --lane-mode packet"
+        "device \"{0}\" has an XDP program already: \"{1}\" (id {2}; \"hublane_xdp\" is the lane of another hub or server); `bpftool net show dev {0}` and `bpftool link` tell whose it is; end that, or use --lane-mode packet"
     )]
     Occupied(String, String, u32),
     /// No socket.
     #[error("queue {1} of device \"{0}\": {2}")]
     Socket(String, u32, NoXsk),
+    /// The program's map has no more places.
+    #[error("device \"{0}\" has {1} receive queues, and a lane takes {max} at most: `ethtool -L {0} combined {max}`", max = bpf::QUEUES_MAX)]
+    TooManyQueues(String, u32),
     /// The card does not steer.
     #[error("{0}")]
     Steering(#[from] NoSteering),
@@ -97,7 +103,7 @@ impl NoXdpLane {
     }
 }
 
-/// A frame with ARP, padded.
+/// A frame with ARP, without what pads it.
 pub(super) type ArpFrame = [u8; arp::FRAME_BYTES];
 
 /// One worker's part of a generation.
@@ -126,6 +132,8 @@ pub(super) struct Crew {
     /// The program is where it belongs, as far as the first worker has seen.
     is_attached: AtomicBool,
     arp: Mutex<VecDeque<ArpFrame>>,
+    /// There is something in `arp`.
+    arp_waits: AtomicBool,
     /// Rings when there is something in `arp`.
     bell: Option<Waker>,
 }
@@ -145,6 +153,8 @@ struct Made {
     /// Device and number of queues that `link` was made for.
     put_on: (u32, u32),
     has_lost_tso: bool,
+    /// Failures to open since it last worked.
+    attempts: u32,
     steering: Option<Steering>,
     /// What has kept the lane down since the last opening, or was lost by it.
     remarks: Vec<String>,
@@ -175,6 +185,7 @@ pub fn open(settings: XdpSettings) -> Result<Vec<XdpLane>, NoXdpLane> {
         made: Mutex::default(),
         is_attached: AtomicBool::new(false),
         arp: Mutex::default(),
+        arp_waits: AtomicBool::new(false),
         bell,
     });
     if device.up {
@@ -192,6 +203,7 @@ pub fn open(settings: XdpSettings) -> Result<Vec<XdpLane>, NoXdpLane> {
             next: 0,
             boxed: Vec::with_capacity(ARP_MAX),
             watched: watched.map_err(|error| NoXdpLane::Io(name.clone(), error.into()))?,
+            linger: Duration::ZERO,
             told_lost: 0,
         };
         if device.up {
@@ -231,6 +243,10 @@ impl Crew {
         self.bell.as_ref()
     }
 
+    pub(super) fn linger(&self) -> Duration {
+        self.settings.busy_poll.map_or(Duration::ZERO, |poll| Duration::from_micros(poll.micros.into()))
+    }
+
     pub(super) fn mode(&self) -> &'static str {
         if self.settings.generic { "xdp generic" } else { "xdp" }
     }
@@ -257,13 +273,14 @@ impl Crew {
         // Who asks and gets no answer asks again.
         if waiting.len() < ARP_MAX {
             waiting.push_back(*frame);
+            self.arp_waits.store(true, Release);
             bell.wake();
         }
     }
 
     /// Takes what others have put.
     pub(super) fn take_arp(&self, into: &mut Vec<ArpFrame>) {
-        let Some(bell) = &self.bell else { return };
+        let Some(bell) = self.bell.as_ref().filter(|_| self.arp_waits.swap(false, Acquire)) else { return };
         bell.drain();
         into.extend(self.arp.lock().unwrap_or_else(PoisonError::into_inner).drain(..));
     }
@@ -308,9 +325,13 @@ impl Crew {
                 return None;
             }
             if let Err(error) = self.make(&mut made, device) {
-                self.remark(&mut made, error.to_string());
+                made.attempts += 1;
+                if !error.may_pass() || made.attempts > FREED_WITHIN {
+                    self.remark(&mut made, error.to_string());
+                }
                 return None;
             }
+            made.attempts = 0;
         }
         let share = made.shares.get_mut(worker).and_then(Option::take)?;
         made.out += 1;
@@ -337,7 +358,7 @@ impl Crew {
             }
         }
         match nic::queues(&self.settings.device) {
-            Ok(queues) if queues_of(queues) != made.queues => {
+            Ok(queues) if queues_of(queues).0 != made.queues => {
                 tracing::info!(device = self.device(), queues = queues.rx, "the device has another number of queues");
                 self.wanted.fetch_add(1, Relaxed);
                 return;
@@ -405,7 +426,10 @@ impl Crew {
         made.shares.clear();
         self.program.configure(&self.steering(device.mac)).map_err(io)?;
         made.mac = Some(device.mac);
-        let queues = queues_of(nic::queues(name).map_err(io)?);
+        let (queues, sending) = queues_of(nic::queues(name).map_err(io)?);
+        if queues > bpf::QUEUES_MAX {
+            return Err(NoXdpLane::TooManyQueues(name.clone(), queues));
+        }
         // First the program: drivers give queues their rings for it, and a queue without socket drops what is ours. A
         // queue that is new may come without what the program needs there, so it is put on again.
         let is_attached = made.link.as_ref().is_some_and(XdpLink::is_attached);
@@ -420,7 +444,7 @@ impl Crew {
         if made.has_lost_tso {
             remarks.push(LOST_TSO.into());
         }
-        let mut shares = self.open_queues(device.index, queues, generation)?;
+        let mut shares = self.open_queues(device.index, (queues, sending), generation)?;
         for gone in queues..made.queues {
             // The kernel has emptied the place when the socket was closed.
             let _ = self.program.clear_socket(gone);
@@ -466,22 +490,24 @@ impl Crew {
                     ports: fixed.port..=fixed.port,
                     queue: queue_of(fixed.worker),
                 });
-                let wanted: Vec<_> = single.chain(ranges).collect();
+                // What comes last gets the lower place, which the card looks at first.
+                let wanted: Vec<_> = ranges.chain(single).collect();
                 Ok(Some(Steering::Rules { _rules: NtupleRules::install(self.device(), &wanted)? }))
             }
         }
     }
 
-    fn open_queues(&self, index: u32, queues: u32, generation: u32) -> Result<Vec<Share>, NoXdpLane> {
+    /// `queues`: how many receive, and how many of them send as well.
+    fn open_queues(&self, index: u32, (queues, sending): (u32, u32), generation: u32) -> Result<Vec<Share>, NoXdpLane> {
         let workers = self.settings.workers.max(1);
-        let dealt = usize::try_from(queues).unwrap_or(usize::MAX);
+        let senders = usize::try_from(sending).unwrap_or(usize::MAX);
         let share = |worker: usize| Share {
             generation,
             device: index,
             queues: Vec::new(),
             numbers: Vec::new(),
             ears: None,
-            relay: (worker >= dealt).then(|| worker % dealt),
+            relay: (worker >= senders).then(|| worker % senders),
         };
         let mut shares: Vec<Share> = (0..workers).map(share).collect();
         for (queue, worker) in (0..queues).zip((0..workers).cycle()) {
@@ -548,8 +574,10 @@ fn list(counts: XdpCounts) -> Vec<(&'static str, u64)> {
     ]
 }
 
-fn queues_of(queues: nic::Queues) -> u32 {
-    queues.rx.clamp(1, bpf::QUEUES_MAX)
+/// How many queues receive, and how many of them can send as well.
+fn queues_of(queues: nic::Queues) -> (u32, u32) {
+    let receiving = queues.rx.max(1);
+    (receiving, queues.tx.clamp(1, receiving))
 }
 
 /// Names of programs are not for everybody.
@@ -565,6 +593,8 @@ const RX_CHUNKS: u32 = 4096;
 const TX_CHUNKS: u32 = 2048;
 /// A frame of 1,514 bytes with the kernel's 256 in front; longer ones take several.
 const CHUNK_BYTES: u32 = 2048;
+/// Memory that is locked for each queue.
+pub const LOCKED_BYTES_PER_QUEUE: u64 = (RX_CHUNKS as u64 + TX_CHUNKS as u64) * CHUNK_BYTES as u64;
 /// ARP that waits for the first worker.
 const ARP_MAX: usize = 64;
 /// A few hundred frames with ARP.

@@ -17,6 +17,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::epoll::Epoll;
 
@@ -36,7 +37,7 @@ mod crew;
 mod tests;
 
 use crew::{ArpFrame, Crew, Share};
-pub use crew::{NoXdpLane, XdpSettings, open};
+pub use crew::{LOCKED_BYTES_PER_QUEUE, NoXdpLane, XdpSettings, open};
 
 /// One worker's sockets. See the module text.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub struct XdpLane {
     boxed: Vec<ArpFrame>,
     /// All descriptors of `share`; it stays the same when those change.
     watched: Epoll,
+    /// How long to poll after frames have come; none if the kernel does not let us.
+    linger: Duration,
     /// Losses that were told already.
     told_lost: u64,
 }
@@ -124,6 +127,8 @@ impl XdpLane {
         }
         self.link = link_of(device, share.generation, true);
         self.told_lost = 0;
+        let polls = share.queues.iter().any(|queue| queue.facts().busy_poll);
+        self.linger = if polls { self.crew.linger() } else { Duration::ZERO };
         self.share = Some(share);
     }
 
@@ -184,18 +189,23 @@ impl LaneIo for XdpLane {
     fn receive(&mut self, frames_max: usize) -> io::Result<usize> {
         self.kick_what_waits();
         let sources = self.queues().len() + 2;
+        let mut fault = None;
         for _ in 0..sources {
             let at = self.next % sources;
             self.next = at + 1;
             let Some(source) = self.source(at) else { continue };
-            let frames = self.receive_from(source, frames_max.min(FRAMES))?;
-            if frames > 0 {
-                self.lent = (source, frames);
-                return Ok(frames);
+            match self.receive_from(source, frames_max.min(FRAMES)) {
+                Ok(0) => {}
+                Ok(frames) => {
+                    self.lent = (source, frames);
+                    return Ok(frames);
+                }
+                Err(error) => fault = Some(error),
             }
         }
         self.lent.1 = 0;
-        Ok(0)
+        // One source's trouble keeps nobody from the others.
+        fault.map_or(Ok(0), Err)
     }
 
     #[inline]
@@ -211,7 +221,7 @@ impl LaneIo for XdpLane {
         let Self { crew, share, boxed, worker, .. } = self;
         match self.lent.0 {
             Source::Queue(at) => {
-                let frame = vlan::without_priority_tag(share.as_mut()?.queues.get_mut(at)?.frame(index)?);
+                let frame = vlan::without_priority_tags(share.as_mut()?.queues.get_mut(at)?.frame(index)?);
                 if *worker != 0 && Frame::new_checked(frame).is_some_and(|frame| frame.ethertype() == arp::ETHERTYPE) {
                     crew.put_arp(frame);
                 }
@@ -227,8 +237,12 @@ impl LaneIo for XdpLane {
     }
 
     fn send(&mut self, burst: &TxBurst, from: usize) -> (usize, Option<SendFault>) {
-        let queue = self.share.as_mut().and_then(|share| share.queues.first_mut());
-        let Some(queue) = queue else { return (0, Some(SendFault::Down)) };
+        let Some(share) = &mut self.share else { return (0, Some(SendFault::Down)) };
+        if share.relay.is_some() {
+            // Only what answers at once while the lane is being read comes here.
+            return (0, Some(SendFault::Refused));
+        }
+        let Some(queue) = share.queues.first_mut() else { return (0, Some(SendFault::Down)) };
         let mut sent = 0;
         while let Some(message) = burst.message(from + sent) {
             let checksum = match message.offload().checksum {
@@ -269,6 +283,10 @@ impl LaneIo for XdpLane {
         Some(self.watched.0.as_fd())
     }
 
+    fn linger(&self) -> Duration {
+        self.linger
+    }
+
     #[inline]
     fn relay(&self) -> Option<usize> {
         self.share.as_ref()?.relay
@@ -282,6 +300,7 @@ impl LaneIo for XdpLane {
                 zero_copy: queue.facts().zero_copy,
                 why_copy: queue.facts().why_copy.clone(),
                 ring_drops: stats.rx_dropped + stats.rx_ring_full,
+                starved: stats.rx_no_chunk,
                 bad_descriptors: stats.bad_descriptors + stats.rx_invalid + stats.tx_invalid,
             }
         };

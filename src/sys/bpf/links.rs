@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::{ById, bpf, bpf_fd, link_detach, object_info};
 
-/// Takes the XDP program that hangs on a link off the device with this index, as `bpftool link detach` does; whether there
-/// was one.
+/// Takes the XDP program with this id off its device, if it hangs there on a link, as `bpftool link detach` does; whether
+/// there was one. (Indices of devices would not do: each network namespace has its own.)
 ///
 /// # Errors
 /// Without CAP_SYS_ADMIN.
-pub fn detach(ifindex: u32) -> io::Result<bool> {
+pub fn detach(program: u32) -> io::Result<bool> {
     let mut id = 0;
     loop {
         let mut next = ById { id, next_id: 0, open_flags: 0 };
@@ -23,10 +23,10 @@ pub fn detach(ifindex: u32) -> io::Result<bool> {
         id = next.next_id;
         // Gone in between, or not to be had: it is not the one.
         let Ok(link) = by_id(id) else { continue };
-        // `struct bpf_link_info`: kind, id, program, padding, then what kind of link it is on, here the device.
-        let Ok(info) = object_info::<20>(link.as_fd()) else { continue };
+        // `struct bpf_link_info`: kind, id, program.
+        let Ok(info) = object_info::<12>(link.as_fd()) else { continue };
         let word = |at: usize| info[at..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-        if word(0) == LINK_XDP && word(16) == ifindex {
+        if word(0) == LINK_XDP && word(8) == program {
             link_detach(link.as_fd())?;
             return Ok(true);
         }

@@ -103,7 +103,9 @@ impl Xsk {
         // A call takes 32 descriptors, or what is left of a frame in several; some may be refused for a moment.
         for _ in 0..self.tx_chunks.div_ceil(KICK_DESCRIPTORS) + 1 {
             let before = self.queued();
-            if before == 0 || !self.frames.rings.tx.needs_wakeup() {
+            // With busy polling the call is what makes the device send.
+            let is_asleep = self.frames.rings.tx.needs_wakeup() || self.facts.busy_poll;
+            if before == 0 || !is_asleep {
                 break;
             }
             self.wake(Direction::Send)?;

@@ -89,10 +89,12 @@ pub enum NoXsk {
     #[error("{0}")]
     Options(&'static str),
     /// The kernel was built without it, or is older than 5.4.
-    #[error("this kernel has no AF_XDP (CONFIG_XDP_SOCKETS): use the lane mode \"packet\"")]
+    #[error(
+        "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS), or the unit forbids it (RestrictAddressFamilies=AF_XDP): use the lane mode \"packet\""
+    )]
     NoKernelSupport,
     /// A capability is missing.
-    #[error("no right to open AF_XDP sockets: run as root, or give CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF")]
+    #[error("no right to open AF_XDP sockets: run as root, or give CAP_NET_RAW and CAP_NET_ADMIN")]
     NoRight,
     /// RLIMIT_MEMLOCK.
     #[error(
