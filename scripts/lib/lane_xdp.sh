@@ -15,16 +15,14 @@ told() { grep -c "$1" "$RUN/lane.out"; }
 
 # device_make QUEUES: c1 and up0 anew, with so many queues.
 device_make() {
-    in_server ip link del c1 2>/dev/null || true
-    # shellcheck disable=SC2046 # words
-    ip link add up0 netns "$(ns_client 1)" $(queues "$1") type veth peer name c1 netns "$NS_SERVER" $(queues "$1")
+    cable_cut 1 2>/dev/null || true
+    cable 1 "$1"
     in_server ip addr add $HOST/24 dev c1
     in_client 1 ip addr add "$(addr_client 1)/24" dev up0
     in_client 1 ip addr add 10.93.0.1/24 dev up0
     in_client 1 ip link set up0 up
     in_server ip link set c1 up
 }
-queues() { echo "numtxqueues $1 numrxqueues $1"; }
 
 row_xdp_ping() {
     local mac before
@@ -131,7 +129,7 @@ print(h.hexdigest())'
     within 5 sink_listens || fail 'the sink does not listen'
     sent=$(in_client 1 timeout 60 python3 -c '
 import hashlib, os, socket
-data = os.urandom(256 << 20)
+data = os.urandom('$RELAY_MIB' << 20)
 s = socket.create_connection(("10.93.0.2", 5202))
 s.sendall(data)
 s.close()
@@ -140,7 +138,7 @@ print(hashlib.sha256(data).hexdigest())') || fail 'nothing could be sent'
     got=$(cat "$RUN/got")
     [ "$got" = "$sent" ] || fail 'other bytes arrived'
     used=$(awk -v a="$before" -v b="$(cpu "$(lane_pid)")" 'BEGIN { print b - a }')
-    detail "256 MiB whole, $(awk -v u="$used" 'BEGIN { printf "%.1f", u / 0.268 }') CPU s/GB, lost $(lane_count drop_tx_full right)+$(lane_count drop_rx_overflow left)"
+    detail "$RELAY_MIB MiB whole, $(awk -v u="$used" -v m="$RELAY_MIB" 'BEGIN { printf "%.1f", u / m / 1.048576e-3 }') CPU s/GB, lost $(lane_count drop_tx_full right)+$(lane_count drop_rx_overflow left)"
 }
 
 row_xdp_starts_down() {
@@ -181,7 +179,7 @@ row_xdp_recreate() {
     lane_start echo c1 $OURS/24 xdp
     for i in 1 2; do
         ping_ours 1 || fail 'no answer before'
-        in_server ip link del c1
+        cable_cut 1
         sleep 0.5
         device_make 1
         within 5 answers || fail "no answer on the device of the same name: $(tail -1 "$RUN/lane.out")"
