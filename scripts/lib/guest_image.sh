@@ -83,7 +83,8 @@ image_make() {
     for name in insmod poweroff hostname; do ln -s busybox "$tree/bin/$name"; done
     cp -r "$ROOT/scripts" "$tree/hublane/"
     cp "$LIB/guest_init" "$tree/init"
-    chmod 755 "$tree/init"
+    # Rows of users without rights enter it, too.
+    chmod 755 "$tree" "$tree/init"
     echo 'root:x:0:0:root:/root:/bin/sh' >"$tree/etc/passwd"
     (cd "$tree" && find . | "$VM_TOOLS/bin/busybox" cpio -o -H newc 2>/dev/null) >"$file"
     rm -rf "$tree"

@@ -60,6 +60,8 @@ cable() {
 }
 # cable_cut N: both devices are gone.
 cable_cut() { in_server ip link del "c$1"; }
+# cable_carrier N up|down: the server's end notices.
+cable_carrier() { in_client "$1" ip link set up0 "$2"; }
 # What else must be true of a lane that runs on it.
 cable_check() { :; }
 

@@ -132,6 +132,11 @@ pub(super) struct Crew {
 struct Made {
     generation: u32,
     device: u32,
+    /// What the program was told.
+    mac: Option<Mac>,
+    /// Whether the device's frames fit into chunks, and whether other sockets may be needed if that changes.
+    fits: bool,
+    fits_matters: bool,
     queues: u32,
     /// By worker; those that were not fetched yet.
     shares: Vec<Option<Share>>,
@@ -295,9 +300,15 @@ impl Crew {
         if !is_made {
             return;
         }
-        if made.device != device.index {
+        if made.device != device.index || made.fits_matters && made.fits != self.fits(device) {
             self.wanted.fetch_add(1, Relaxed);
             return;
+        }
+        if made.mac != Some(device.mac) {
+            match self.program.configure(&self.steering(device.mac)) {
+                Ok(()) => made.mac = Some(device.mac),
+                Err(error) => self.remark(&mut made, error.to_string()),
+            }
         }
         match nic::queues(&self.settings.device) {
             Ok(queues) if queues_of(queues) != made.queues => {
@@ -375,7 +386,7 @@ impl Crew {
         if made.has_lost_tso {
             made.remarks.push(LOST_TSO.into());
         }
-        let mut shares = self.open_queues(device.index, queues, generation)?;
+        let mut shares = self.open_queues(device, queues, generation)?;
         for gone in queues..made.queues {
             // The kernel has emptied the place when the socket was closed.
             let _ = self.program.clear_socket(gone);
@@ -393,8 +404,10 @@ impl Crew {
             }
             Ok(steering) => steering,
         };
+        made.fits_matters = shares.iter().flat_map(|share| &share.queues).any(|queue| queue.facts().length_matters);
         made.shares = shares.into_iter().map(Some).collect();
         (made.generation, made.device, made.queues) = (generation, device.index, queues);
+        (made.mac, made.fits) = (Some(device.mac), self.fits(device));
         Ok(())
     }
 
@@ -426,12 +439,12 @@ impl Crew {
         }
     }
 
-    fn open_queues(&self, index: u32, queues: u32, generation: u32) -> Result<Vec<Share>, NoXdpLane> {
+    fn open_queues(&self, device: Device, queues: u32, generation: u32) -> Result<Vec<Share>, NoXdpLane> {
         let workers = self.settings.workers.max(1);
         let dealt = usize::try_from(queues).unwrap_or(usize::MAX);
         let share = |worker: usize| Share {
             generation,
-            device: index,
+            device: device.index,
             queues: Vec::new(),
             numbers: Vec::new(),
             ears: None,
@@ -440,7 +453,7 @@ impl Crew {
         let mut shares: Vec<Share> = (0..workers).map(share).collect();
         for (queue, worker) in (0..queues).zip((0..workers).cycle()) {
             let refused = |error| NoXdpLane::Socket(self.settings.device.clone(), queue, error);
-            let socket = Xsk::open(&self.options(index, queue)).map_err(refused)?;
+            let socket = Xsk::open(&self.options(device, queue)).map_err(refused)?;
             let placed = self.program.set_socket(queue, socket.as_fd());
             placed.map_err(|error| NoXdpLane::Io(self.settings.device.clone(), error))?;
             shares[worker].queues.push(socket);
@@ -449,17 +462,23 @@ impl Crew {
         Ok(shares)
     }
 
-    fn options(&self, ifindex: u32, queue: u32) -> XskOptions {
+    fn options(&self, device: Device, queue: u32) -> XskOptions {
         XskOptions {
-            ifindex,
+            ifindex: device.index,
             queue,
-            copying: self.settings.copying,
+            // Behind the kernel's buffers there is nothing left that the device could move.
+            copying: if self.settings.generic { Copying::Copy } else { self.settings.copying },
             rx_chunks: RX_CHUNKS,
             tx_chunks: TX_CHUNKS,
             chunk_bytes: CHUNK_BYTES,
+            frame_bytes: device.mtu + LINK_BYTES,
             busy_poll: self.settings.busy_poll,
             trust_driver_checksum: self.settings.tx_checksum,
         }
+    }
+
+    fn fits(&self, device: Device) -> bool {
+        self.options(device, 0).fits()
     }
 
     fn ears(&self, index: u32) -> io::Result<PacketSocket> {
@@ -519,6 +538,8 @@ const RX_CHUNKS: u32 = 4096;
 const TX_CHUNKS: u32 = 2048;
 /// A frame of 1,514 bytes with the kernel's 256 in front; longer ones take several.
 const CHUNK_BYTES: u32 = 2048;
+/// An Ethernet header with a VLAN tag.
+const LINK_BYTES: usize = 18;
 /// ARP that waits for the first worker.
 const ARP_MAX: usize = 64;
 /// A few hundred frames with ARP.
