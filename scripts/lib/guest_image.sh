@@ -14,7 +14,7 @@ VM_TOOLS=$CACHE/zero-copy
 GUEST_MODULES=(failover net_failover virtio_net veth tun)
 GUEST_PROGRAMS=(bash sh cat ls cp mv rm mkdir mount ip ss nstat ping sysctl awk mawk sed grep cut sort uniq head tail tr seq wc
     mktemp sleep timeout setsid setpriv prlimit taskset kill pgrep xargs id env dirname basename readlink date getconf tee
-    test true false touch ln dmesg uname)
+    test true false touch ln dmesg uname stty)
 
 # vm_fetch: once; later runs find everything there.
 vm_fetch() {
@@ -32,7 +32,7 @@ vm_fetch() {
     kernel=$(apt-cache "${apt[@]}" depends linux-image-cloud-amd64 | sed -n 's/.*Depends: linux-image-\([0-9].*\)$/\1/p' | sort -V | tail -1)
     [ -n "$kernel" ] || die "no kernel in $KERNEL_SUITE"
     (
-        cd "$tmp/debs"
+        cd "$tmp/debs" || exit
         apt-get "${apt[@]}" download "linux-image-$kernel"
         # Newer packages come in parts.
         for part in modules binary base; do apt-get "${apt[@]}" download "linux-$part-$kernel" 2>/dev/null || true; done

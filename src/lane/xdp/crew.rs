@@ -1,7 +1,7 @@
 //! What the AF_XDP lanes of a device have in common: the program on it, and the opening of a socket for each queue.
 //!
 //! A *generation* is one opening of everything. The first worker looks once a second whether the device is still the
-//! one, has as many queues, and has our program; where it does not, a later generation is wanted: each worker gives its
+//! one, has as many queues, and has our program; where it does not, or where its MTU outgrows what zero-copy takes, a later generation is wanted: each worker gives its
 //! sockets back when it sees that, because a queue can only be opened when nobody has it, and whoever comes first after
 //! that opens them for all. A program that was taken off the device from outside is put on again in place.
 //!
@@ -305,10 +305,12 @@ impl Crew {
             return;
         }
         if made.mac != Some(device.mac) {
-            match self.program.configure(&self.steering(device.mac)) {
-                Ok(()) => made.mac = Some(device.mac),
-                Err(error) => self.remark(&mut made, error.to_string()),
+            if self.program.configure(&self.steering(device.mac)).is_err() {
+                // Opening everything anew says what is wrong.
+                self.wanted.fetch_add(1, Relaxed);
+                return;
             }
+            made.mac = Some(device.mac);
         }
         match nic::queues(&self.settings.device) {
             Ok(queues) if queues_of(queues) != made.queues => {
