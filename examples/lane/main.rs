@@ -13,7 +13,7 @@
 //! MODE: `xdp` and `generic` use AF_XDP sockets, otherwise packet sockets.
 //!
 //! The echo answers pings, and each datagram with the number of the worker that got it. What the lanes counted is
-//! printed whenever it changes.
+//! printed whenever it changes, and of each queue of AF_XDP that is opened whether the device itself moves the bytes.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -155,7 +155,7 @@ fn echo(device: &str, address: &str, options: &[&str]) -> Outcome {
 
 fn serve(worker: usize, mut lane: Lane<AnyLaneIo>) -> Outcome {
     let start = Instant::now();
-    let mut last = LaneStats::default();
+    let mut last = Told::default();
     loop {
         let now = now(start);
         lane.receive(256, now, &mut |out: &mut Outlet, packet: &mut [u8], offload: Offload| {
@@ -209,7 +209,7 @@ fn relay(a: (&str, Ipv4Addr), b: (&str, Ipv4Addr), options: &[&str]) -> Outcome 
     };
     let (mut left, mut right) = (one(a.0, b.1)?, one(b.0, a.1)?);
     let start = Instant::now();
-    let mut last = [LaneStats::default(); 2];
+    let mut last = [Told::default(); 2];
     let mut reported = 0;
     loop {
         let now = now(start);
@@ -253,10 +253,25 @@ fn now(start: Instant) -> Tick {
     Tick(1) + start.elapsed()
 }
 
-fn report(name: &str, lane: &Lane<AnyLaneIo>, last: &mut LaneStats) {
-    if lane.stats() != last {
-        *last = *lane.stats();
-        println!("{name} up={} {last:?}", lane.link().up);
+/// What was printed last of a lane.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    stats: LaneStats,
+    generation: Option<u32>,
+}
+
+fn report(name: &str, lane: &Lane<AnyLaneIo>, last: &mut Told) {
+    let link = lane.link();
+    if link.up && last.generation != Some(link.generation) {
+        last.generation = Some(link.generation);
+        for queue in lane.report().queues {
+            let why = queue.why_copy.map(|why| format!(", {why}")).unwrap_or_default();
+            println!("queue {} of {name} zero-copy: {}{why}", queue.queue, if queue.zero_copy { "yes" } else { "no" });
+        }
+    }
+    if *lane.stats() != last.stats {
+        last.stats = *lane.stats();
+        println!("{name} up={} {:?}", link.up, last.stats);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the AF_XDP lanes of a device have in common: the program on it, and the opening of a socket for each queue.
 //!
 //! A *generation* is one opening of everything. The first worker looks once a second whether the device is still the
-//! one, has as many queues, and has our program; where it does not, a later generation is wanted: each worker gives its
+//! one, has as many queues, and has our program; where it does not, or where its MTU outgrows what zero-copy takes, a later generation is wanted: each worker gives its
 //! sockets back when it sees that, because a queue can only be opened when nobody has it, and whoever comes first after
 //! that opens them for all. A program that was taken off the device from outside is put on again in place.
 //!
@@ -144,6 +144,9 @@ struct Made {
     device: u32,
     /// The device's address, which the program compares frames with.
     mac: Option<Mac>,
+    /// Whether the device's frames fit into chunks, and whether other sockets may be needed if that changes.
+    fits: bool,
+    fits_matters: bool,
     queues: u32,
     /// By worker; those that were not fetched yet.
     shares: Vec<Option<Share>>,
@@ -345,7 +348,7 @@ impl Crew {
         if !is_made {
             return;
         }
-        if made.device != device.index {
+        if made.device != device.index || made.fits_matters && made.fits != self.fits(device) {
             self.wanted.fetch_add(1, Relaxed);
             return;
         }
@@ -444,7 +447,7 @@ impl Crew {
         if made.has_lost_tso {
             remarks.push(LOST_TSO.into());
         }
-        let mut shares = self.open_queues(device.index, (queues, sending), generation)?;
+        let mut shares = self.open_queues(device, (queues, sending), generation)?;
         for gone in queues..made.queues {
             // The kernel has emptied the place when the socket was closed.
             let _ = self.program.clear_socket(gone);
@@ -462,9 +465,11 @@ impl Crew {
             }
             Ok(steering) => steering,
         };
+        made.fits_matters = shares.iter().flat_map(|share| &share.queues).any(|queue| queue.facts().length_matters);
         made.shares = shares.into_iter().map(Some).collect();
         made.remarks = remarks;
         (made.generation, made.device, made.queues) = (generation, device.index, queues);
+        made.fits = self.fits(device);
         Ok(())
     }
 
@@ -498,12 +503,17 @@ impl Crew {
     }
 
     /// `queues`: how many receive, and how many of them send as well.
-    fn open_queues(&self, index: u32, (queues, sending): (u32, u32), generation: u32) -> Result<Vec<Share>, NoXdpLane> {
+    fn open_queues(
+        &self,
+        device: Device,
+        (queues, sending): (u32, u32),
+        generation: u32,
+    ) -> Result<Vec<Share>, NoXdpLane> {
         let workers = self.settings.workers.max(1);
         let senders = usize::try_from(sending).unwrap_or(usize::MAX);
         let share = |worker: usize| Share {
             generation,
-            device: index,
+            device: device.index,
             queues: Vec::new(),
             numbers: Vec::new(),
             ears: None,
@@ -512,7 +522,7 @@ impl Crew {
         let mut shares: Vec<Share> = (0..workers).map(share).collect();
         for (queue, worker) in (0..queues).zip((0..workers).cycle()) {
             let refused = |error| NoXdpLane::Socket(self.settings.device.clone(), queue, error);
-            let socket = Xsk::open(&self.options(index, queue)).map_err(refused)?;
+            let socket = Xsk::open(&self.options(device, queue)).map_err(refused)?;
             let placed = self.program.set_socket(queue, socket.as_fd());
             placed.map_err(|error| NoXdpLane::Io(self.settings.device.clone(), error))?;
             shares[worker].queues.push(socket);
@@ -521,17 +531,23 @@ impl Crew {
         Ok(shares)
     }
 
-    pub(super) fn options(&self, ifindex: u32, queue: u32) -> XskOptions {
+    pub(super) fn options(&self, device: Device, queue: u32) -> XskOptions {
         XskOptions {
-            ifindex,
+            ifindex: device.index,
             queue,
-            copying: self.settings.copying,
+            // Behind the kernel's buffers there is nothing left that the device could move.
+            copying: if self.settings.generic { Copying::Copy } else { self.settings.copying },
             rx_chunks: RX_CHUNKS,
             tx_chunks: TX_CHUNKS,
             chunk_bytes: CHUNK_BYTES,
+            frame_bytes: device.mtu + LINK_BYTES,
             busy_poll: self.settings.busy_poll,
             trust_driver_checksum: self.settings.tx_checksum,
         }
+    }
+
+    fn fits(&self, device: Device) -> bool {
+        self.options(device, 0).fits()
     }
 
     fn ears(&self, index: u32) -> io::Result<PacketSocket> {
@@ -595,6 +611,8 @@ const TX_CHUNKS: u32 = 2048;
 const CHUNK_BYTES: u32 = 2048;
 /// Memory that is locked for each queue.
 pub const LOCKED_BYTES_PER_QUEUE: u64 = (RX_CHUNKS as u64 + TX_CHUNKS as u64) * CHUNK_BYTES as u64;
+/// An Ethernet header with a VLAN tag.
+const LINK_BYTES: usize = 18;
 /// ARP that waits for the first worker.
 const ARP_MAX: usize = 64;
 /// A few hundred frames with ARP.

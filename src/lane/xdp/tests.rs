@@ -207,6 +207,20 @@ fn another_number_of_queues_is_taken_up() {
 }
 
 #[test]
+fn another_card_address_reaches_the_program() {
+    in_namespace(|| {
+        device(1);
+        let (mut lanes, mut far) = (lanes(1), far());
+        let (card, generation) = (Mac([2, 0, 0, 0, 0, 0x99]), lanes[0].link().generation);
+        ip(&format!("link set near address {card}"));
+        lanes[0].look();
+        assert_eq!((lanes[0].link().mac, lanes[0].link().generation), (card, generation));
+        put(&mut far, &datagram(card, b"to the other card"));
+        assert_eq!(received(&mut lanes[0]).len(), 1);
+    });
+}
+
+#[test]
 fn somebody_elses_program_is_named() {
     in_namespace(|| {
         device(1);
@@ -274,7 +288,7 @@ fn a_lane_that_finds_no_queue_free_leaves_the_program_where_it_is() {
         let mut lanes = lanes(1);
         ip("link del near");
         device(1);
-        let first = lanes[0].crew.options(index(), 0);
+        let first = lanes[0].crew.options(Devices::new().unwrap().find("near").unwrap(), 0);
         let other = Xsk::open(&first).unwrap();
         looks(&mut lanes);
         let program = lanes[0].crew.link_id();

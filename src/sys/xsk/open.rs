@@ -26,7 +26,8 @@ pub(super) fn open(options: &XskOptions) -> Result<Xsk, NoXsk> {
             Err(refused) => refused,
         };
         why_copy = match refused.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => "the driver does not offer it".to_owned(),
+            Some(libc::EOPNOTSUPP) if options.fits() => "the driver does not offer it".to_owned(),
+            Some(libc::EOPNOTSUPP) => "the driver does not offer it for frames longer than a chunk".to_owned(),
             _ => format!("the driver refused it: {refused}"),
         };
         if options.copying == Copying::ZeroCopy {
@@ -45,10 +46,12 @@ pub(super) fn open(options: &XskOptions) -> Result<Xsk, NoXsk> {
 }
 
 /// Binds a socket in `mode`, for frames in several pieces (`true`) or else without; if neither can be done for a reason that
-/// another mode may not have, what the kernel said first.
+/// another mode may not have, what the kernel said last: the first may only mean the pieces.
 fn bind_any(options: &XskOptions, mode: u16, is_first: bool) -> Result<io::Result<(Ready, bool)>, NoXsk> {
-    let mut first_refusal = None;
-    for multi_buffer in [true, false] {
+    let mut refusal = None;
+    // A driver would be content without pieces, and throw away what does not fit into one.
+    let whole_only = if mode == libc::XDP_ZEROCOPY && !options.fits() { &[][..] } else { &[false] };
+    for multi_buffer in [&[true][..], whole_only].concat() {
         let ready = ready(options, is_first && multi_buffer)?;
         let several = if multi_buffer { libc::XDP_USE_SG } else { 0 };
         match bind(ready.fd.as_fd(), options, mode | several | libc::XDP_USE_NEED_WAKEUP) {
@@ -57,11 +60,11 @@ fn bind_any(options: &XskOptions, mode: u16, is_first: bool) -> Result<io::Resul
                 if let Some(why) = hopeless(&refused, options) {
                     return Err(why);
                 }
-                first_refusal.get_or_insert(refused);
+                refusal = Some(refused);
             }
         }
     }
-    Ok(Err(first_refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into())))
+    Ok(Err(refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into())))
 }
 
 /// A socket with memory and rings, all chunks for reception given to the kernel, not bound.
@@ -201,6 +204,7 @@ fn finish(ready: Ready, options: &XskOptions, multi_buffer: bool, why_copy: Opti
     let zero_copy = said_options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
     let facts = XskFacts {
         zero_copy,
+        length_matters: options.copying != Copying::Copy && if zero_copy { !multi_buffer } else { !options.fits() },
         why_copy,
         multi_buffer,
         tx_checksum: metadata && (!zero_copy || options.trust_driver_checksum),

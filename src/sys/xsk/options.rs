@@ -40,6 +40,9 @@ pub struct XskOptions {
     pub tx_chunks: u32,
     /// Size of a chunk: 2048, or 4096. A received frame has 256 less.
     pub chunk_bytes: u32,
+    /// The longest frame that may come, with its headers. If it does not fit into a chunk, a driver that moves only whole
+    /// frames is not asked to.
+    pub frame_bytes: usize,
     /// Whether and how to poll.
     pub busy_poll: Option<BusyPoll>,
     /// The driver says that it finishes checksums in zero-copy mode. When the kernel copies, it does so anyway.
@@ -53,6 +56,8 @@ pub struct XskFacts {
     pub zero_copy: bool,
     /// If it does not, why; goes on after "zero-copy: no, ".
     pub why_copy: Option<String>,
+    /// For other [`XskOptions::frame_bytes`] somebody else might have to move the bytes.
+    pub length_matters: bool,
     /// Frames longer than a chunk pass, in several.
     pub multi_buffer: bool,
     /// Checksums are finished by kernel or device.
@@ -135,6 +140,11 @@ pub enum NoXsk {
 }
 
 impl XskOptions {
+    /// Whether each frame is received into one chunk.
+    pub fn fits(&self) -> bool {
+        self.frame_bytes + HEADROOM_BYTES <= self.chunk_bytes as usize
+    }
+
     /// Whether sizes are possible.
     pub(super) fn check(&self) -> Result<(), NoXsk> {
         if !matches!(self.chunk_bytes, 2048 | 4096) {
@@ -147,6 +157,8 @@ impl XskOptions {
     }
 }
 
+/// `XDP_PACKET_HEADROOM`, which the kernel keeps free in front of what it receives.
+const HEADROOM_BYTES: usize = 256;
 /// With fewer, bursts would be lost; a frame in 18 pieces must fit.
 const CHUNKS_MIN: u32 = 64;
 /// 256 MiB.

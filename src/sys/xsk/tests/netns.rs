@@ -49,6 +49,7 @@ fn options(ifindex: u32) -> XskOptions {
         rx_chunks: 1024,
         tx_chunks: 512,
         chunk_bytes: 2048,
+        frame_bytes: 1514,
         busy_poll: None,
         trust_driver_checksum: false,
     }
