@@ -53,7 +53,7 @@ vm_fetch() {
 image_make() {
     local file=$1 lane=$2 tree name path module
     tree=$(mktemp -d "$RUN/tree.XXXXXX")
-    mkdir -p "$tree"/{bin,proc,sys,dev,run,tmp,etc,modules,hublane,root,usr/lib,lib64,var/run}
+    mkdir -p "$tree"/{bin,proc,sys,dev,run,tmp,etc,modules,tree,root,usr/lib,lib64,var/run}
     ln -s bin "$tree/sbin"
     ln -s usr/lib "$tree/lib"
     for name in "${GUEST_PROGRAMS[@]}"; do
@@ -81,7 +81,7 @@ image_make() {
     done
     cp "$VM_TOOLS/bin/busybox" "$tree/bin/"
     for name in insmod poweroff hostname; do ln -s busybox "$tree/bin/$name"; done
-    cp -r "$ROOT/scripts" "$tree/hublane/"
+    cp -r "$ROOT/scripts" "$tree/tree/"
     cp "$LIB/guest_init" "$tree/init"
     # Rows of users without rights enter it, too.
     chmod 755 "$tree" "$tree/init"
