@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::problem::{Located, Place};
-use crate::config::raw::RawServer;
+use crate::config::raw::{RawLane, RawServer};
 use crate::control::state;
 
 /// A virtual Ethernet hub for VPN that SoftEther clients log in to.
@@ -48,6 +48,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Explain every reason for which a frame is dropped or a connection closed.
     Drops,
+    /// Look at this machine: 0 if what is asked about can work, 1 if not, with the reason and what helps.
+    Doctor(DoctorArgs),
 }
 
 /// Options of `hublane serve`. Each comes before the same key of the file.
@@ -97,6 +99,17 @@ pub struct ServeArgs {
     /// [default: 100].
     #[arg(long, value_name = "US", allow_negative_numbers = true)]
     pub gather_us: Option<i64>,
+    /// Way of the NATs to the Internet: auto, xdp, packet or generic [default: auto: what the device does best].
+    ///
+    /// For every [hub.nat]; `hublane doctor --lane DEVICE` tells what each means on a device.
+    #[arg(long, value_name = "MODE")]
+    pub lane_mode: Option<String>,
+    /// How packets from there come to their worker: auto, ntuple, rss or handoff [default: auto].
+    #[arg(long, value_name = "HOW")]
+    pub lane_steer: Option<String>,
+    /// AF_XDP sockets poll the device so many microseconds before they wait for it, 0 to 1000 [default: 0: they do not].
+    #[arg(long, value_name = "US", allow_negative_numbers = true)]
+    pub lane_busy_poll_us: Option<i64>,
     /// Update each TLS 1.3 key after so many records, 1 to 16777216 [default: when the cipher asks for it].
     #[arg(long, value_name = "RECORDS", allow_negative_numbers = true)]
     pub rekey_after: Option<i64>,
@@ -119,6 +132,11 @@ impl ServeArgs {
             aead: located("--aead", self.aead.as_ref()),
             gather_us: located("--gather-us", self.gather_us.as_ref()),
             rekey_after_records: located("--rekey-after", self.rekey_after.as_ref()),
+            lane: RawLane {
+                lane_mode: located("--lane-mode", self.lane_mode.as_ref()),
+                lane_steer: located("--lane-steer", self.lane_steer.as_ref()),
+                lane_busy_poll_us: located("--lane-busy-poll-us", self.lane_busy_poll_us.as_ref()),
+            },
             ..RawServer::default()
         }
     }
@@ -285,6 +303,17 @@ pub enum ConfigCommand {
     },
 }
 
+/// `hublane doctor …`
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct DoctorArgs {
+    /// Network device of a [hub.nat]: what it offers, which lane would be chosen and why, what would improve it.
+    #[arg(long, value_name = "DEVICE")]
+    pub lane: String,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// A list of something in hubs.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct ListArgs {
@@ -375,6 +404,22 @@ mod tests {
     }
 
     #[test]
+    fn options_of_the_lane_come_before_the_file() {
+        use crate::lane::choice::{LaneMode, LaneSteer};
+        let nat = "[hub.gateway]\n[hub.nat]\ndevice = \"e\"\nlane_mode = \"packet\"\nlane_busy_poll_us = 20\n";
+        let text = format!("[[hub]]\nname = \"A\"\n[[hub]]\nname = \"B\"\n{nat}");
+        let lane = |line: &str| {
+            let Ok(Command::Serve(args)) = parse(line) else { panic!("{line}") };
+            let config = Config::build("f", &text, std::path::Path::new(""), args.raw()).unwrap();
+            let nat = config.hubs[1].nat.clone().unwrap();
+            (nat.lane_mode, nat.lane_steer, nat.lane_busy_poll.as_micros())
+        };
+        assert_eq!(lane("hublane serve"), (LaneMode::Packet, LaneSteer::Auto, 20));
+        let typed = "hublane serve --lane-mode xdp --lane-steer rss --lane-busy-poll-us 0";
+        assert_eq!(lane(typed), (LaneMode::Xdp, LaneSteer::Rss, 0));
+    }
+
+    #[test]
     fn mistakes_in_options_name_the_option() {
         for (options, option) in [
             ("--listen 443", "--listen"),
@@ -386,6 +431,9 @@ mod tests {
             ("--certificate x", "--certificate"),
             ("--aead x", "--aead"),
             ("--rekey-after 0", "--rekey-after"),
+            ("--lane-mode native", "--lane-mode"),
+            ("--lane-steer x", "--lane-steer"),
+            ("--lane-busy-poll-us 1001", "--lane-busy-poll-us"),
         ] {
             let Ok(Command::Serve(args)) = parse(&format!("hublane serve {options}")) else { panic!("{options}") };
             let error = Config::load(None, args.raw()).unwrap_err();
@@ -414,6 +462,7 @@ mod tests {
             "nat explain tcp 192.0.2.9:61002 --remote 198.51.100.1:443 --json",
             "config check /f",
             "drops",
+            "doctor --lane eth0 --json",
             "serve",
         ] {
             parse(&format!("hublane {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));

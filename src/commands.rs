@@ -9,8 +9,8 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::cli::{
-    AskArgs, BlockArgs, Command, ConfigCommand, DhcpCommand, MacCommand, NatCommand, PasswordArgs, SessionCommand,
-    UserArgs, UserCommand,
+    AskArgs, BlockArgs, Command, ConfigCommand, DhcpCommand, DoctorArgs, MacCommand, NatCommand, PasswordArgs,
+    SessionCommand, UserArgs, UserCommand,
 };
 use crate::config::problem::ConfigError;
 use crate::config::raw::RawServer;
@@ -21,6 +21,7 @@ use crate::control::admin::table::{Align, Table};
 use crate::control::admin::{Answer, Request};
 use crate::control::state::accounts::{AccountStore, PASSWORD_BYTES_MAX};
 use crate::control::state::{self, StateError, secrets};
+use crate::doctor;
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
 use crate::server::capacity::{Capacity, capacities};
@@ -66,8 +67,16 @@ pub fn run(command: &Command, input: &mut dyn BufRead, out: &mut dyn Write) -> R
         Command::Nat(command) => nat(command, out)?,
         Command::Config(ConfigCommand::Check { file }) => check(file, out)?,
         Command::Drops => out.write_all(reasons().as_bytes())?,
+        Command::Doctor(args) => examine(args, out)?,
     }
     Ok(())
+}
+
+fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+    let report = doctor::lane(&args.lane).map_err(CommandError::Refused)?;
+    let text = if args.json { report.json() } else { report.text() };
+    out.write_all(text.as_bytes())?;
+    if report.works { Ok(()) } else { Err(CommandError::Refused(report.verdict)) }
 }
 
 fn dhcp(command: &DhcpCommand, out: &mut dyn Write) -> Result<(), CommandError> {
@@ -290,6 +299,23 @@ mod tests {
         server.join().unwrap();
         let (result, _) = run_line(&format!("hublane user block eve --state {state}"), "");
         assert!(result.unwrap_err().to_string().contains("no user \"eve\""));
+    }
+
+    #[test]
+    fn doctor_exits_with_what_it_found() {
+        use crate::sys::nic::tests::{in_namespace, ip};
+        in_namespace(|| {
+            ip("link add hl0 type veth peer name hl1");
+            let (result, out) = run_line("hublane doctor --lane hl0", "");
+            assert!(result.is_ok() && out.contains("packet sockets") && out.contains("ip link set hl0 up"), "{out}");
+            let (result, out) = run_line("hublane doctor --lane hl0 --json", "");
+            let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+            assert!(result.is_ok() && report["facts"]["kind"] == "veth", "{out}");
+            let (result, out) = run_line("hublane doctor --lane lo", "");
+            assert!(result.unwrap_err().to_string().contains("no Ethernet device") && out.contains("lo"), "{out}");
+            let (result, out) = run_line("hublane doctor --lane hl-none", "");
+            assert!(result.unwrap_err().to_string().contains("no device called hl-none") && out.is_empty());
+        });
     }
 
     #[test]

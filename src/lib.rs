@@ -30,6 +30,7 @@ pub mod metrics;
 
 pub mod cli;
 pub mod commands;
+pub mod doctor;
 pub mod event;
 pub mod ids;
 pub mod server;

@@ -172,6 +172,8 @@ fn fields_and_counters_are_described() {
 fn the_unit_is_shown_as_it_is_and_starts_the_program() {
     let unit = read("packaging/hublane.service");
     assert!(blocks(&read("docs/operating.md"), "ini").contains(&unit), "docs/operating.md shows another unit");
+    let rights = read("packaging/hublane-nat.conf");
+    assert!(blocks(&read("docs/operating.md"), "ini").contains(&rights), "docs/operating.md shows another drop-in");
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     let cli = Cli::try_parse_from(start.split_whitespace()).unwrap();
     assert!(matches!(cli.command, Command::Serve(_)), "{start}");

@@ -11,6 +11,7 @@ use allocation_counter::measure;
 use hublane::lane::cut::cut;
 use hublane::lane::merge::TxBurst;
 use hublane::lane::outlet::Outlet;
+use hublane::lane::report::LaneReport;
 use hublane::lane::uplink::{Ownership, Shared, UplinkSettings};
 use hublane::lane::{Lane, LaneIo, Link, SendFault};
 use hublane::tick::Tick;
@@ -33,6 +34,10 @@ struct Mill {
 }
 
 impl LaneIo for Mill {
+    fn report(&self) -> LaneReport {
+        LaneReport::default()
+    }
+
     fn link(&self) -> Link {
         Link { up: true, mac: CARD, mtu: 1500, generation: 1 }
     }

@@ -67,6 +67,9 @@ const HOT: &[&str] = &[
     "src/sys/bufring.rs",
     "src/sys/uring.rs",
     "src/sys/packet.rs",
+    "src/sys/umem.rs",
+    "src/sys/xsk/frames.rs",
+    "src/sys/xsk/rings.rs",
     "src/lane/merge.rs",
     "src/lane/outlet.rs",
 ];

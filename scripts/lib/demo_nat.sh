@@ -55,7 +55,8 @@ operators_network() {
 
 nat_server() {
     local address
-    server_wants workers=0-1
+    # shellcheck disable=SC2086 # words
+    server_wants ${NAT_SERVER_OPTIONS:-workers=0-1}
     # What a member must not reach is there, and the host does reach it.
     for address in $INTERNET_HOST $FORBIDDEN; do
         in_server curl -sS -m 3 -o /dev/null "http://$address/" || fail "the host itself does not reach $address"
@@ -106,6 +107,8 @@ nat_iperf() {
 
 kernel_watch() {
     in_server nft -f - <<-EOR
+		table ip watch {}
+		delete table ip watch
 		table ip watch {
 		    counter nat {}
 		    counter wan {}

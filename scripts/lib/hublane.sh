@@ -20,9 +20,9 @@ hublane_config() {
 }
 
 # hublane_start [tls=VERSIONS] [certificate=auto|rsa|ecdsa] [features=all|6.1|5.15] [workers=LIST]
-#               [gather=US] [rekey_after=RECORDS] [config=yes|no] [state=NAME] [via=program|run]: the first start of a state makes its users.
+#               [gather=US] [rekey_after=RECORDS] [lane=MODE] [config=yes|no] [state=NAME] [via=program|run]: the first start of a state makes its users.
 hublane_start() {
-    local tls='' certificate='' gather='' features=all workers=0-1 rekey_after='' config=yes state=state via=program n
+    local tls='' certificate='' gather='' features=all workers=0-1 rekey_after='' lane='' config=yes state=state via=program n
     [ $# = 0 ] || local "$@"
     local dir=$RUN/$SERVER
     local -a args=(--state "$dir/$state" --listen "0.0.0.0:$SERVER_PORT" --control-socket "$dir/control.sock"
@@ -31,6 +31,7 @@ hublane_start() {
     [ -z "$certificate" ] || args+=(--certificate "$certificate")
     [ -z "$gather" ] || args+=(--gather-us "$gather")
     [ -z "$rekey_after" ] || args+=(--rekey-after "$rekey_after")
+    [ -z "$lane" ] || args+=(--lane-mode "$lane")
     if [ ! -d "$dir/$state" ]; then
         mkdir -m 700 "$dir/$state"
         if [ "$config" = yes ]; then

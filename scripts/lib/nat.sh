@@ -59,13 +59,8 @@ nic_address() { :; }
 internet_up() {
     local address
     ns_make "$NS_INTERNET"
-    ip link add inet0 netns "$NS_INTERNET" type veth peer name "$WAN" netns "$NS_SERVER"
-    in_server ip addr add "$WAN_HOST/24" dev "$WAN"
-    in_server ip link set "$WAN" up
-    in_server ip route add default via "$WAN_ROUTER"
-    in_internet ip addr add "$WAN_ROUTER/24" dev inet0
+    wan_make 1
     for address in $INTERNET_HOST $INTERNET_OTHERS; do in_internet ip addr add "$address/32" dev lo; done
-    in_internet ip link set inet0 up
     echo "nameserver $WAN_ROUTER" >"$RUN/resolv.conf"
     # shellcheck disable=SC2034 # used by stock_spawn
     STOCK_RESOLV=$RUN/resolv.conf
@@ -73,6 +68,19 @@ internet_up() {
     spawn "$NS_INTERNET" "$RUN/internet" python3 "$ROOT/scripts/lib/internet.py" "$INTERNET_HOST" "$WAN_ROUTER" $INTERNET_OTHERS
     within 10 grep -qs '^ready' "$RUN/internet" || fail "the Internet does not start: $(tail -3 "$RUN/internet")"
 }
+
+# wan_make QUEUES: the wire, with so many queues at both ends.
+wan_make() {
+    local queues="numtxqueues $1 numrxqueues $1"
+    # shellcheck disable=SC2086 # words
+    ip link add inet0 netns "$NS_INTERNET" $queues type veth peer name "$WAN" netns "$NS_SERVER" $queues
+    in_server ip addr add "$WAN_HOST/24" dev "$WAN"
+    in_server ip link set "$WAN" up
+    in_server ip route replace default via "$WAN_ROUTER"
+    in_internet ip addr add "$WAN_ROUTER/24" dev inet0
+    in_internet ip link set inet0 up
+}
+wan_drop() { in_server ip link del "$WAN"; }
 
 # internet_iperf: an iperf3 server for one test there.
 internet_iperf() {

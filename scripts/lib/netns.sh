@@ -45,13 +45,25 @@ net_up() {
     ns_make "$NS_SERVER"
     for n in $(seq "$1"); do
         ns_make "$(ns_client "$n")"
-        ip link add up0 netns "$(ns_client "$n")" type veth peer name "c$n" netns "$NS_SERVER"
+        cable "$n"
         in_server ip addr add "$(addr_server "$n")/24" dev "c$n"
         in_server ip link set "c$n" up
         in_client "$n" ip addr add "$(addr_client "$n")/24" dev up0
         in_client "$n" ip link set up0 up
     done
 }
+
+# cable N [QUEUES]: the devices that join client N and the server, with so many queues; without addresses, down.
+cable() {
+    local queues=(${2:+numtxqueues "$2" numrxqueues "$2"})
+    ip link add up0 netns "$(ns_client "$1")" "${queues[@]}" type veth peer name "c$1" netns "$NS_SERVER" "${queues[@]}"
+}
+# cable_cut N: both devices are gone.
+cable_cut() { in_server ip link del "c$1"; }
+# cable_carrier N up|down: the server's end notices.
+cable_carrier() { in_client "$1" ip link set up0 "$2"; }
+# What else must be true of a lane that runs on it.
+cable_check() { :; }
 
 ns_make() {
     ip netns add "$1"

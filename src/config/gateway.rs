@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::problem::{Located, Place, Report};
-use super::raw::{RawForward, RawGateway, RawNat, RawReservation, Words};
+use super::raw::{RawForward, RawGateway, RawLane, RawNat, RawReservation, Words};
+use crate::lane::choice::{LaneMode, LaneSteer};
 use crate::wire::ethernet::Mac;
 
 /// `[hub.gateway]`.
@@ -83,6 +84,29 @@ pub struct Nat {
     pub forwards: Vec<Forward>,
     /// What is told to the log about flows.
     pub log: NatLog,
+    /// Which kind of lane.
+    pub lane_mode: LaneMode,
+    /// How inbound packets come to the worker that owns their port.
+    pub lane_steer: LaneSteer,
+    /// AF_XDP sockets poll the device so long before they wait for an interrupt; 0 to 1 ms. Zero: they do not.
+    pub lane_busy_poll: Duration,
+}
+
+impl Nat {
+    /// What was typed comes before what the file says.
+    pub(super) fn prefer(&mut self, typed: LaneWish) {
+        self.lane_mode = typed.mode.unwrap_or(self.lane_mode);
+        self.lane_steer = typed.steer.unwrap_or(self.lane_steer);
+        self.lane_busy_poll = typed.busy_poll.unwrap_or(self.lane_busy_poll);
+    }
+}
+
+/// What is said about a lane: see the fields of [`Nat`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LaneWish {
+    mode: Option<LaneMode>,
+    steer: Option<LaneSteer>,
+    busy_poll: Option<Duration>,
 }
 
 /// See RFC 4787 §5.
@@ -303,6 +327,7 @@ pub(super) fn check_nat(raw: RawNat, gateway: Option<&Gateway>, report: &mut Rep
     let ports_default = if addresses.is_empty() { SHARED_PORTS } else { OWN_PORTS };
     let ports = check_ports(raw.ports, ports_default, report);
     let forwards = raw.forwards.into_iter().filter_map(|raw| check_forward(raw, &ports, gateway, report)).collect();
+    let lane = check_lane(raw.lane, report);
     Some(Nat {
         device: check_device(device, report),
         addresses,
@@ -325,8 +350,20 @@ pub(super) fn check_nat(raw: RawNat, gateway: Option<&Gateway>, report: &mut Rep
             },
         ),
         log: report.choice(raw.log, "log", LOGS, NatLog::Blocks),
+        lane_mode: lane.mode.unwrap_or_default(),
+        lane_steer: lane.steer.unwrap_or_default(),
+        lane_busy_poll: lane.busy_poll.unwrap_or_default(),
         ports,
     })
+}
+
+pub(super) fn check_lane(raw: RawLane, report: &mut Report<'_>) -> LaneWish {
+    let us = |given| u64::from(report.number(Some(given), "lane_busy_poll_us", 0..=1_000_u32, 0));
+    LaneWish {
+        busy_poll: raw.lane_busy_poll_us.map(us).map(Duration::from_micros),
+        mode: raw.lane_mode.map(|word| report.choice(Some(word), "lane_mode", LaneMode::WORDS, LaneMode::Auto)),
+        steer: raw.lane_steer.map(|word| report.choice(Some(word), "lane_steer", LaneSteer::WORDS, LaneSteer::Auto)),
+    }
 }
 
 fn check_block_ports(given: Option<Located<i64>>, report: &mut Report<'_>) -> u16 {

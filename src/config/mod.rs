@@ -168,8 +168,10 @@ impl Config {
     pub fn build(name: &str, text: &str, folder: &Path, typed: RawServer) -> Result<Config, ConfigError> {
         let mut report = Report::new(name, text);
         let raw = RawFile::parse(text, &mut report);
+        let lane = gateway::check_lane(typed.lane.clone(), &mut report);
         let server = check_server(typed.over(raw.server), folder, &mut report);
-        let hubs = check_hubs(raw.hubs, &mut report);
+        let mut hubs = check_hubs(raw.hubs, &mut report);
+        hubs.iter_mut().filter_map(|hub| hub.nat.as_mut()).for_each(|nat| nat.prefer(lane));
         report.finish(Config { server, hubs })
     }
 

@@ -35,6 +35,8 @@ pub struct RawServer {
     pub gather_us: Option<Located<i64>>,
     pub rekey_after_records: Option<Located<i64>>,
     pub aead: Option<Located<String>>,
+    /// Only typed: in the file these keys stand in `[hub.nat]`.
+    pub lane: RawLane,
 }
 
 impl RawServer {
@@ -57,8 +59,18 @@ impl RawServer {
             gather_us: self.gather_us.or(file.gather_us),
             rekey_after_records: self.rekey_after_records.or(file.rekey_after_records),
             aead: self.aead.or(file.aead),
+            lane: self.lane,
         }
     }
+}
+
+/// How a lane is to be built, as written. Field names are the keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the keys are described in `super::gateway::LaneWish`")]
+pub struct RawLane {
+    pub lane_mode: Option<Located<String>>,
+    pub lane_steer: Option<Located<String>>,
+    pub lane_busy_poll_us: Option<Located<i64>>,
 }
 
 /// A `[[hub]]` as written. Field names are the keys.
@@ -131,6 +143,7 @@ pub struct RawNat {
     pub allow: Option<Words>,
     pub refuse_tcp_ports: Option<Words>,
     pub log: Option<Located<String>>,
+    pub lane: RawLane,
     pub forwards: Vec<RawForward>,
 }
 
@@ -226,6 +239,7 @@ fn read_server(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawServe
         gather_us: section.number("gather_us"),
         rekey_after_records: section.number("rekey_after_records"),
         aead: section.word("aead"),
+        lane: RawLane::default(),
     };
     section.finish();
     server
@@ -309,6 +323,11 @@ fn read_nat(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawNat {
         allow: section.words("allow"),
         refuse_tcp_ports: section.words("refuse_tcp_ports"),
         log: section.word("log"),
+        lane: RawLane {
+            lane_mode: section.word("lane_mode"),
+            lane_steer: section.word("lane_steer"),
+            lane_busy_poll_us: section.number("lane_busy_poll_us"),
+        },
         forwards: section.tables("forward").into_iter().map(|table| read_forward(table, section.report)).collect(),
     };
     section.finish();

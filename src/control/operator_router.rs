@@ -8,7 +8,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::admin::Answer;
-use super::admin::router::{GatewayView, LeaseRow, NatEndpoint, NatExplained, NatRow, NatStatsRow, NatView, NatWanted};
+use super::admin::router::{
+    GatewayView, LaneQueueView, LeaseRow, NatEndpoint, NatExplained, NatRow, NatStatsRow, NatView, NatWanted,
+};
 use super::operator::Operator;
 use super::ways::WayOut;
 use crate::gateway::dhcp::{LeaseState, LeaseView};
@@ -211,14 +213,13 @@ impl Operator {
             let leases = views.iter().find_map(|view| view.leases).unwrap_or_default();
             let mut nat = NatStats::default();
             views.iter().filter_map(|view| view.nat.as_ref()).for_each(|stats| nat += *stats);
-            let up = views.iter().find_map(|view| Some(view.lane.as_ref()?.0.up));
             let nat = way.plan.nat.is_some().then(|| NatView {
                 device: way.device.clone().unwrap_or_default(),
-                link: up.map_or("", |up| if up { "up" } else { "down" }).into(),
                 mappings: nat.mappings,
                 flows: nat.flows,
                 blocks_used: nat.blocks_used,
                 blocks: nat.blocks,
+                ..lane(&views)
             });
             let view = GatewayView {
                 address: way.plan.address.to_string(),
@@ -380,3 +381,36 @@ fn name_of(proto: Proto) -> &'static str {
 
 /// Lines of an explanation.
 const EXPLAINED_MAX: usize = 64;
+
+/// The lanes of all workers as one.
+fn lane(views: &[RouterView]) -> NatView {
+    let reports = || views.iter().filter_map(|view| view.report.as_ref());
+    let queues = views.iter().zip(0..).flat_map(|(view, worker)| {
+        let queues = view.report.iter().flat_map(|report| &report.queues);
+        queues.map(move |queue| LaneQueueView {
+            queue: queue.queue,
+            worker,
+            zero_copy: queue.zero_copy,
+            why_copy: queue.why_copy.clone().unwrap_or_default(),
+            ring_drops: queue.ring_drops,
+            starved: queue.starved,
+            bad_descriptors: queue.bad_descriptors,
+        })
+    });
+    let mut queues: Vec<_> = queues.collect();
+    queues.sort_by_key(|queue| queue.queue);
+    let decisions = reports().flat_map(|report| &report.decisions);
+    NatView {
+        link: views
+            .iter()
+            .find_map(|view| view.lane)
+            .map_or("", |(link, _)| if link.up { "up" } else { "down" })
+            .into(),
+        lane: reports().next().map_or("", |report| report.mode).into(),
+        steer: reports().next().map_or("", |report| report.steer).into(),
+        queues,
+        decisions: decisions.map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+        remarks: reports().flat_map(|report| report.remarks.clone()).collect(),
+        ..NatView::default()
+    }
+}

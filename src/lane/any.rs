@@ -3,16 +3,21 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use super::mem::MemLane;
 use super::merge::TxBurst;
 use super::packet::PacketLane;
+use super::report::LaneReport;
+use super::xdp::XdpLane;
 use super::{LaneIo, Link, SendFault};
 use crate::wire::offload::Offload;
 
 /// Any back end.
 #[derive(Debug)]
 pub enum AnyLaneIo {
+    /// AF_XDP sockets.
+    Xdp(Box<XdpLane>),
     /// Packet sockets.
     Packet(PacketLane),
     /// Memory, for tests.
@@ -22,6 +27,7 @@ pub enum AnyLaneIo {
 macro_rules! each {
     ($self:ident, $io:ident => $call:expr) => {
         match $self {
+            Self::Xdp($io) => $call,
             Self::Packet($io) => $call,
             Self::Mem($io) => $call,
         }
@@ -63,5 +69,18 @@ impl LaneIo for AnyLaneIo {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         each!(self, io => io.fd())
+    }
+
+    fn linger(&self) -> Duration {
+        each!(self, io => io.linger())
+    }
+
+    #[inline]
+    fn relay(&self) -> Option<usize> {
+        each!(self, io => io.relay())
+    }
+
+    fn report(&self) -> LaneReport {
+        each!(self, io => io.report())
     }
 }

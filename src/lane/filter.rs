@@ -79,6 +79,21 @@ impl LaneFilter {
         p
     }
 
+    /// ARP alone: what a packet socket hears beside sockets that get everything else.
+    pub fn ears(&self) -> Program {
+        let mut p = Program::new();
+        let (yes, no) = (p.label(), p.label());
+        of_other_vlan(&mut p, no);
+        p.load_meta(Meta::Protocol);
+        unless_equal(&mut p, u32::from(arp::ETHERTYPE), no);
+        self.arp(&mut p, yes, no);
+        p.place(yes);
+        p.ret(TAKE);
+        p.place(no);
+        p.ret(REFUSE);
+        p
+    }
+
     /// What the host's stack must not see: [`HOST_MAY_NOT_SEE`] or [`HOST_MAY_SEE`].
     pub fn host(&self) -> Program {
         let mut p = Program::new();

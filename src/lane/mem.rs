@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::merge::TxBurst;
+use super::report::LaneReport;
 use super::{LaneIo, Link, SendFault};
 use crate::sys::waker::Waker;
 use crate::wire::ethernet::Mac;
@@ -24,9 +25,9 @@ pub fn wire(mac: Mac, mtu: usize) -> (MemLane, MemWire) {
     // Without a descriptor to spare the lane is looked at when time tells.
     let bell = Waker::new().ok();
     let (to_lane, from_lane, spare) = Default::default();
-    let state = State { link, room: usize::MAX, to_lane, from_lane, spare, bell: bell.clone() };
+    let state = State { link, room: usize::MAX, to_lane, from_lane, spare, bell: bell.clone(), relay: None };
     let state = Arc::new(Mutex::new(state));
-    (MemLane { state: Arc::clone(&state), link, lent: Vec::new(), bell }, MemWire(state))
+    (MemLane { state: Arc::clone(&state), link, lent: Vec::new(), bell, relay: None }, MemWire(state))
 }
 
 /// The lane's end.
@@ -37,6 +38,8 @@ pub struct MemLane {
     lent: Vec<(Vec<u8>, Offload)>,
     /// Readable while frames wait.
     bell: Option<Waker>,
+    /// See [`LaneIo::relay`]; as seen last.
+    relay: Option<usize>,
 }
 
 /// The test's end.
@@ -53,6 +56,8 @@ struct State {
     /// Buffers of frames that went either way.
     spare: Vec<Vec<u8>>,
     bell: Option<Waker>,
+    /// See [`LaneIo::relay`].
+    relay: Option<usize>,
 }
 
 impl State {
@@ -94,6 +99,11 @@ impl MemWire {
         lock(&self.0).room = frames;
     }
 
+    /// Takes the queue from the lane: another worker sends for it, from the next look on.
+    pub fn set_relay(&self, worker: Option<usize>) {
+        lock(&self.0).relay = worker;
+    }
+
     /// Changes the device.
     pub fn set_link(&self, link: Link) {
         lock(&self.0).link = link;
@@ -106,7 +116,9 @@ impl LaneIo for MemLane {
     }
 
     fn look(&mut self) -> bool {
-        let seen = lock(&self.state).link;
+        let state = lock(&self.state);
+        let seen = state.link;
+        self.relay = state.relay;
         let is_other = seen.generation != self.link.generation;
         self.link = seen;
         is_other
@@ -138,6 +150,14 @@ impl LaneIo for MemLane {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.bell.as_ref().map(AsFd::as_fd)
+    }
+
+    fn relay(&self) -> Option<usize> {
+        self.relay
+    }
+
+    fn report(&self) -> LaneReport {
+        LaneReport { mode: "memory", ..LaneReport::default() }
     }
 }
 

@@ -171,6 +171,13 @@ impl L4Place {
         self.at + self.header_bytes
     }
 
+    /// Whether the checksum of `packet`, a whole one, looks like one that has to be finished.
+    #[inline]
+    pub fn is_begun(self, packet: &[u8]) -> bool {
+        let field = pseudo(packet, self.protocol, packet.len() - self.at).partial();
+        packet[self.at + self.checksum_at..][..2] == field.to_be_bytes()
+    }
+
     /// Makes the checksum of `packet`, whose headers these are, one that has to be finished.
     pub(super) fn begin_checksum(self, packet: &mut [u8], l4_bytes: usize) {
         let field = pseudo(packet, self.protocol, l4_bytes).partial();

@@ -1,7 +1,7 @@
 //! The lane: how packets of members leave for the Internet and come back, past the host's own stack.
 //!
-//! Each worker has one end, a [`Lane`] over a [`LaneIo`]: packet sockets (`packet.rs`), or memory for tests
-//! (`mem.rs`). Packets are IPv4, from the IP header on; everything below it is the lane's own business.
+//! Each worker has one end, a [`Lane`] over a [`LaneIo`]: AF_XDP sockets (`xdp.rs`), packet sockets (`packet.rs`), or
+//! memory for tests (`mem.rs`). Packets are IPv4, from the IP header on; everything below it is the lane's own business.
 //!
 //! Out: [`Lane::push`] finds the next hop's card (`uplink.rs`, `neighbours.rs`) and copies the packet into the burst
 //! under construction (`merge.rs`); [`Lane::flush`] sends the burst and never waits: what the device does not take is
@@ -24,9 +24,11 @@ use crate::wire::offload::{L4Checksum, Offload};
 
 use self::merge::{L4Place, TxBurst};
 use self::outlet::Outlet;
+use self::report::LaneReport;
 use self::uplink::{Conflict, Shared, Uplink, UplinkSettings};
 
 pub mod any;
+pub mod choice;
 pub mod cut;
 pub mod filter;
 pub mod mem;
@@ -34,7 +36,9 @@ pub mod merge;
 pub mod neighbours;
 pub mod outlet;
 pub mod packet;
+pub mod report;
 pub mod uplink;
+pub mod xdp;
 
 #[cfg(test)]
 mod tests;
@@ -72,6 +76,19 @@ pub trait LaneIo {
 
     /// What becomes readable when frames have arrived, or the device has gone down.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// How long to go on asking after frames have come, without sleep in between.
+    fn linger(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// The worker that sends for this one, whose end has no queue of the device.
+    fn relay(&self) -> Option<usize> {
+        None
+    }
+
+    /// What the operator wants to know of it.
+    fn report(&self) -> LaneReport;
 }
 
 /// Takes what a lane has received.
@@ -121,7 +138,7 @@ pub enum SendFault {
 pub struct Received {
     /// Frames taken.
     pub frames: usize,
-    /// More may wait.
+    /// More may wait, or are to be looked for without sleeping.
     pub more: bool,
 }
 
@@ -190,6 +207,8 @@ pub struct Lane<Io> {
     out: Outlet,
     uplink_speaks: bool,
     look_due: Tick,
+    /// Until then frames are looked for.
+    linger_until: Tick,
     last_conflict: Option<Conflict>,
 }
 
@@ -200,7 +219,7 @@ impl<Io: LaneIo> Lane<Io> {
         let uplink = Uplink::new(settings, speaks, seed, now);
         let burst = TxBurst::new(BURST_BYTES, io.takes_super_packets());
         let out = Outlet::new(uplink, shared, io.link(), burst);
-        Self { io, out, uplink_speaks: speaks, look_due: now, last_conflict: None }
+        Self { io, out, uplink_speaks: speaks, look_due: now, linger_until: now, last_conflict: None }
     }
 
     /// Takes at most `packets_max` packets that have arrived. What `sink` sends at once leaves with the next
@@ -234,6 +253,10 @@ impl<Io: LaneIo> Lane<Io> {
             }
             received.frames += frames;
             if frames == 0 {
+                if received.frames > 0 {
+                    self.linger_until = now + self.io.linger();
+                }
+                received.more = now < self.linger_until;
                 return received;
             }
         }
@@ -315,6 +338,17 @@ impl<Io: LaneIo> Lane<Io> {
     /// Another next hop for what is not on the link.
     pub fn set_next_hop(&mut self, next_hop: Option<std::net::Ipv4Addr>) {
         self.out.uplink.set_next_hop(next_hop);
+    }
+
+    /// The worker whose lane takes what this one has to send, because this end has no queue of the device.
+    #[inline]
+    pub fn relay(&self) -> Option<usize> {
+        self.io.relay()
+    }
+
+    /// What the operator wants to know of the back end.
+    pub fn report(&self) -> LaneReport {
+        self.io.report()
     }
 
     /// The back end.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::filter::LaneFilter;
 use super::merge::{L4Place, Outgoing, TxBurst};
+use super::report::LaneReport;
 use super::{LaneIo, Link, SendFault};
 use crate::sys::bpf::{Base, Classic};
 use crate::sys::netdev::{Device, Devices};
@@ -234,14 +235,18 @@ impl LaneIo for PacketLane {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().map(AsFd::as_fd)
     }
+
+    fn report(&self) -> LaneReport {
+        LaneReport { mode: "packet", steer: "fanout", ..LaneReport::default() }
+    }
 }
 
-fn link_of(device: Device, generation: u32, up: bool) -> Link {
+pub(super) fn link_of(device: Device, generation: u32, up: bool) -> Link {
     let Device { mac, mtu, .. } = device;
     Link { up: up && mac != Mac([0; 6]), mac, mtu, generation }
 }
 
-fn fault_of(error: &io::Error) -> SendFault {
+pub(super) fn fault_of(error: &io::Error) -> SendFault {
     match error.raw_os_error() {
         Some(libc::EAGAIN) => SendFault::Full,
         Some(libc::ENOBUFS) => SendFault::Congested,

@@ -103,6 +103,10 @@ counters! {
     lane_conflicts,
     /// Questions for the card of a next hop.
     lane_arp_asked,
+    /// Packets from outside that came to a worker other than that which has their port.
+    lane_crossed,
+    /// Packets for outside that another worker sent, because the NIC has fewer queues than there are workers.
+    lane_relayed,
     /// Ports open now.
     ports,
     /// Connections open now.

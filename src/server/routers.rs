@@ -35,13 +35,18 @@ use crate::hub::Profile;
 use crate::ids::{HubId, PortId};
 use crate::lane::Lane;
 use crate::lane::any::AnyLaneIo;
+use crate::lane::choice::{self, Choice, LaneKind, LaneMode, LaneSteer};
 use crate::lane::filter::{LaneFilter, StaticPort};
 use crate::lane::packet::{self, PacketSettings};
 use crate::lane::uplink::{Ownership, Shared, UplinkSettings};
+use crate::lane::xdp::{self, XdpSettings};
 use crate::nat::{Filtering, Nat, NatPlan, NatSettings, Prefix, Proto, Record, Rule, StaticMapping};
+use crate::sys::bpf;
 use crate::sys::clock::{monotonic, wall_ns};
 use crate::sys::netdev::{self, Addressing};
+use crate::sys::nic::{self, NicFacts};
 use crate::sys::waker::Waker;
+use crate::sys::xsk::{BusyPoll, Copying};
 use crate::wire::ethernet::Mac;
 use crate::worker::router::departures::Departures;
 use crate::worker::router::host::HostSeed;
@@ -313,20 +318,87 @@ fn open_lanes(
         slices: nat_plan.slices().iter().map(|slice| slice.first..=slice.last).collect(),
         statics: statics.collect(),
     };
-    let opened = packet::open(PacketSettings {
-        device: nat.device.clone(),
-        filter,
-        workers,
-        receive_bytes: RECEIVE_BYTES,
-        qdisc_bypass: false,
-    });
-    let lanes = opened.map_err(|error| ServerError::Router { hub: hub.name.clone(), why: error.to_string() })?;
+    let lanes = open_ends(hub, nat, uplink, filter, workers)
+        .map_err(|why| ServerError::Router { hub: hub.name.clone(), why: why.to_string() })?;
     let shared = Arc::new(Shared::new(&uplink.settings));
     let lane = |(worker, io)| {
         let settings = uplink.settings.clone();
-        Some(Lane::new(AnyLaneIo::Packet(io), settings, Arc::clone(&shared), worker, random(), monotonic()))
+        Some(Lane::new(io, settings, Arc::clone(&shared), worker, random(), monotonic()))
     };
     Ok(lanes.into_iter().enumerate().map(lane).collect())
+}
+
+/// What is known of `device`, once a lane of a process before this one has gone from it: the kernel takes a moment to clear
+/// up after one that was killed.
+fn facts_of_free(device: &str) -> std::io::Result<NicFacts> {
+    let is_left = |facts: &NicFacts| facts.attached.as_ref().is_some_and(|program| program.name == bpf::XDP_NAME);
+    for _ in 0..FREED_LOOKS {
+        let facts = nic::facts(device)?;
+        if !is_left(&facts) {
+            return Ok(facts);
+        }
+        std::thread::sleep(FREED_LOOK);
+    }
+    nic::facts(device)
+}
+
+/// The back ends of all workers, of the kind that suits the device or was asked for.
+fn open_ends(
+    hub: &Hub,
+    nat: &wanted::Nat,
+    uplink: &Uplink,
+    filter: LaneFilter,
+    workers: usize,
+) -> Result<Vec<AnyLaneIo>, Box<dyn std::error::Error>> {
+    let device = &nat.device;
+    let facts = facts_of_free(device)?;
+    let choice = choice::choose(nat.lane_mode, nat.lane_steer, &facts, !filter.dedicated, workers)?;
+    tracing::info!(hub = %hub.name, %device, "the lane is {}: {}", choice.mode.text(), choice.why);
+    choice.remarks.iter().for_each(|remark| tracing::info!(hub = %hub.name, %device, "{remark}"));
+    if choice.mode != LaneKind::Packet {
+        let settings = xdp_settings(nat, uplink, &facts, choice, filter.clone(), workers);
+        match xdp::open(settings) {
+            Ok(ends) => return Ok(ends.into_iter().map(|io| AnyLaneIo::Xdp(Box::new(io))).collect()),
+            Err(error) if nat.lane_mode == LaneMode::Auto => {
+                tracing::warn!(hub = %hub.name, %device, "{error}; the lane is packet sockets instead");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let receive_bytes = RECEIVE_BYTES;
+    let settings = PacketSettings { device: device.clone(), filter, workers, receive_bytes, qdisc_bypass: false };
+    Ok(packet::open(settings)?.into_iter().map(AnyLaneIo::Packet).collect())
+}
+
+fn xdp_settings(
+    nat: &wanted::Nat,
+    uplink: &Uplink,
+    facts: &NicFacts,
+    choice: Choice,
+    filter: LaneFilter,
+    workers: usize,
+) -> XdpSettings {
+    let busy_poll = u32::try_from(nat.lane_busy_poll.as_micros()).unwrap_or(0);
+    let generic = choice.mode == LaneKind::XdpGeneric;
+    let copying = match nat.lane_mode {
+        // Chosen because it copies nothing: with a copy, packet sockets carry more.
+        LaneMode::Auto => Copying::ZeroCopy,
+        _ if generic => Copying::Copy,
+        _ => Copying::Auto,
+    };
+    XdpSettings {
+        device: nat.device.clone(),
+        asks_for_host: !filter.addresses.contains(&uplink.settings.ask_from) || !filter.dedicated,
+        filter,
+        workers,
+        generic,
+        copying,
+        busy_poll: (busy_poll > 0).then_some(BusyPoll { micros: busy_poll, budget: BUSY_POLL_FRAMES }),
+        tx_checksum: facts.xdp.is_some_and(|offer| offer.tx_checksum),
+        steer: choice.steer,
+        steer_or_fail: nat.lane_steer != LaneSteer::Auto,
+        remarks: choice.remarks,
+    }
 }
 
 fn plan_nat(
@@ -479,6 +551,11 @@ async fn tell_host_addresses(reach: Reach, plans: Vec<Arc<RouterPlan>>) {
 
 /// In front of each worker: a burst of 64 super-packets as the kernel counts them.
 const RECEIVE_BYTES: usize = 8 << 20;
+/// How often it is looked whether a device is free, and how long in between.
+const FREED_LOOKS: usize = 20;
+const FREED_LOOK: Duration = Duration::from_millis(100);
+/// Frames of one look at a device that is polled, the kernel's own number for interrupts.
+const BUSY_POLL_FRAMES: u32 = 64;
 /// Questions asked at a time; most take one descriptor, those of slow upstreams some more.
 pub(super) const QUESTIONS_MAX: usize = 512;
 /// The host's addresses change rarely.

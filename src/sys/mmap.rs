@@ -5,15 +5,22 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
-/// Private anonymous memory, unmapped on drop.
+/// Private anonymous memory, or a part of a file, unmapped on drop.
 #[derive(Debug)]
 pub(super) struct Mapping {
     base: NonNull<u8>,
     len: usize,
     keep: bool,
 }
+
+// SAFETY: it hands out addresses and touches no byte itself; unmapping may be done by any thread.
+unsafe impl Send for Mapping {}
+
+// SAFETY: as before.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps `len` bytes of zeros, readable and writable. `len` is rounded up to whole pages.
@@ -32,6 +39,21 @@ impl Mapping {
                 0,
             )
         };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, len, keep: false })
+    }
+
+    /// Maps `len` bytes of what `fd` stands for, from `offset` on, shared, readable and writable.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub(super) fn shared(fd: BorrowedFd<'_>, offset: libc::off_t, len: usize) -> io::Result<Self> {
+        let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
+        // SAFETY: no address is asked for, so nothing mapped before is replaced.
+        let base = unsafe { libc::mmap(ptr::null_mut(), len, rights, flags, fd.as_raw_fd(), offset) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -59,7 +81,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if !self.keep {
-            // SAFETY: `anonymous` mapped exactly this range and nobody else unmaps it; addresses from
+            // SAFETY: `anonymous` or `shared` mapped exactly this range and nobody else unmaps it; addresses from
             // `at` are used only while the mapping lives.
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
         }

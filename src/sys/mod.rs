@@ -6,18 +6,25 @@ pub mod affinity;
 pub mod bpf;
 pub mod clock;
 pub mod epoll;
+pub mod ethtool;
 pub mod features;
+pub mod irq;
 pub mod limits;
 pub mod netdev;
+pub mod netlink;
+pub mod nic;
 pub mod packet;
 pub mod socket;
+pub mod steer;
 pub mod tc;
 pub mod uring;
 pub mod waker;
+pub mod xsk;
 
 mod bufring;
 mod mmap;
 mod ring;
+mod umem;
 
 #[cfg(test)]
 mod conformance;

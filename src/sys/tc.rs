@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::bpf::{self, Program, TcProgram};
+use super::bpf::{Program, TcProgram, programs_at_ingress};
 
 /// Holds the program in place. Dropping it takes the program away.
 #[derive(Debug)]
@@ -54,5 +54,5 @@ impl HostGuard {
 /// # Errors
 /// Without the rights, on kernels before 6.6, without the device.
 pub fn programs_at(ifindex: u32) -> io::Result<u32> {
-    bpf::attached(ifindex)
+    programs_at_ingress(ifindex)
 }

@@ -9,6 +9,8 @@ pub const TPID_CUSTOMER: u16 = 0x8100;
 pub const TPID_SERVICE: u16 = 0x88a8;
 /// Length of a tag.
 pub const TAG_BYTES: usize = 4;
+/// The two addresses before it.
+const ADDRESSES_BYTES: usize = 12;
 /// VID that marks a frame as priority-tagged: it carries a priority and belongs to no VLAN.
 pub const VID_PRIORITY: u16 = 0;
 /// VID that may neither be configured nor sent (802.1Q table 9-2).
@@ -35,6 +37,20 @@ impl Tag {
     pub const fn vid(self) -> u16 {
         self.control & 0xfff
     }
+}
+
+/// `frame` without tags that carry a priority only; the bytes before them move up, so its front is not the same place.
+pub fn without_priority_tags(mut frame: &mut [u8]) -> &mut [u8] {
+    while let [_, _, _, _, _, _, _, _, _, _, _, _, kind, more, high, low, _, _, ..] = frame {
+        let is_priority =
+            is_tag(u16::from_be_bytes([*kind, *more])) && u16::from_be_bytes([*high, *low]) & 0xfff == VID_PRIORITY;
+        if !is_priority {
+            break;
+        }
+        frame.copy_within(..ADDRESSES_BYTES, TAG_BYTES);
+        frame = &mut frame[TAG_BYTES..];
+    }
+    frame
 }
 
 /// What stands behind the addresses of a frame.
@@ -77,6 +93,23 @@ mod tests {
         for (tail, want) in cases {
             let bytes = [&[0u8; 12][..], tail].concat();
             assert_eq!(tagging(Frame::new_checked(&bytes).unwrap()), want, "{tail:02x?}");
+        }
+    }
+
+    #[test]
+    fn only_priority_tags_come_off() {
+        let addresses: Vec<u8> = (0..12).collect();
+        let cases: [(&[u8], &[u8]); 6] = [
+            (&[0x08, 0x00, 1, 2], &[0x08, 0x00, 1, 2]),
+            (&[0x88, 0xa8, 0, 0, 0x81, 0x00, 0x20, 0, 0x08, 0x00, 9], &[0x08, 0x00, 9]),
+            (&[0x81, 0x00, 0xe0, 0x00, 0x08, 0x00, 9], &[0x08, 0x00, 9]),
+            (&[0x81, 0x00, 0xe0, 0x05, 0x08, 0x00, 9], &[0x81, 0x00, 0xe0, 0x05, 0x08, 0x00, 9]),
+            (&[0x88, 0xa8, 0xe0, 0x07, 0x08, 0x00, 9], &[0x88, 0xa8, 0xe0, 0x07, 0x08, 0x00, 9]),
+            (&[0x81, 0x00, 0xe0, 0x00, 0x08], &[0x81, 0x00, 0xe0, 0x00, 0x08]),
+        ];
+        for (tail, want) in cases {
+            let mut bytes = [&addresses[..], tail].concat();
+            assert_eq!(without_priority_tags(&mut bytes), [&addresses[..], want].concat(), "{tail:02x?}");
         }
     }
 }

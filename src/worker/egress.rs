@@ -188,7 +188,7 @@ impl Fabric {
         match parcel.to {
             Dest::Port(to) => self.deliver(parcel.hub, to, parcel.meta, frame, now),
             Dest::Flood => self.fan_out(parcel.hub, parcel.meta, frame, now),
-            Dest::Host | Dest::Outbound | Dest::Inbound => {
+            Dest::Host | Dest::Outbound | Dest::Inbound | Dest::Uplink => {
                 self.run_errand(parcel.hub, parcel.to, parcel.meta, frame, now);
             }
         }

@@ -18,6 +18,8 @@ pub enum Dest {
     Outbound,
     /// To the NAT, on its way in: that worker owns the public port it goes to. The header of the frame is blank.
     Inbound,
+    /// To the lane, translated: that worker has a queue of the device. The header of the frame is blank.
+    Uplink,
 }
 
 impl Dest {
@@ -28,6 +30,7 @@ impl Dest {
             Self::Host => HOST,
             Self::Outbound => OUTBOUND,
             Self::Inbound => INBOUND,
+            Self::Uplink => UPLINK,
         }
     }
 
@@ -37,6 +40,7 @@ impl Dest {
             HOST => Self::Host,
             OUTBOUND => Self::Outbound,
             INBOUND => Self::Inbound,
+            UPLINK => Self::Uplink,
             port => Self::Port(PortId::from_bits(port)),
         }
     }
@@ -74,6 +78,7 @@ const FLOOD: u64 = u64::MAX;
 const HOST: u64 = u64::MAX - 1;
 const OUTBOUND: u64 = u64::MAX - 2;
 const INBOUND: u64 = u64::MAX - 3;
+const UPLINK: u64 = u64::MAX - 4;
 
 #[cfg(test)]
 mod tests {
@@ -92,7 +97,7 @@ mod tests {
             scope: Scope::Hosts,
             kinds: None,
         };
-        for to in [Dest::Port(port), Dest::Flood, Dest::Host, Dest::Outbound, Dest::Inbound] {
+        for to in [Dest::Port(port), Dest::Flood, Dest::Host, Dest::Outbound, Dest::Inbound, Dest::Uplink] {
             let parcel = Parcel { hub: HubId(4095), to, meta };
             assert_eq!(Parcel::from_words(parcel.to_words()), parcel);
         }

@@ -1,6 +1,7 @@
 //! What is asked about gateways and NATs, and how the answers look.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
@@ -153,6 +154,25 @@ pub struct GatewayView {
     pub nat: Option<NatView>,
 }
 
+/// A queue of a NIC in the answer to `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneQueueView {
+    /// Its number.
+    pub queue: u32,
+    /// The worker that has it.
+    pub worker: u32,
+    /// The device reads and writes our memory itself.
+    pub zero_copy: bool,
+    /// Why it does not; empty: it does.
+    pub why_copy: String,
+    /// Packets lost because the ring to us was full, or for want of a chunk where the kernel copies.
+    pub ring_drops: u64,
+    /// Times the kernel or the device found no chunk to receive into.
+    pub starved: u64,
+    /// Descriptors that the kernel or we refused.
+    pub bad_descriptors: u64,
+}
+
 /// A NAT in the answer to `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatView {
@@ -160,6 +180,16 @@ pub struct NatView {
     pub device: String,
     /// `up` or `down`; empty: no worker said.
     pub link: String,
+    /// What is at work: `packet`, `xdp`, `xdp generic`; empty: no worker said.
+    pub lane: String,
+    /// How packets come to the worker that has their port: `fanout`, `ntuple`, `rss`, `handoff`.
+    pub steer: String,
+    /// Queues of the device, by number; none with packet sockets.
+    pub queues: Vec<LaneQueueView>,
+    /// What the XDP program has decided, by name.
+    pub decisions: BTreeMap<String, u64>,
+    /// What the device has lost by the program, or why the lane is down.
+    pub remarks: Vec<String>,
     /// Mappings now.
     pub mappings: u64,
     /// Flows now.

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use super::super::filter::{HOST_MAY_NOT_SEE, HOST_MAY_SEE, LaneFilter, StaticPort};
 use super::{FAR, OURS, datagram, ip};
 use crate::sys::bpf::machine::Facts;
-use crate::sys::bpf::{Base, Program, TcProgram};
-use crate::wire::arp::{Arp, Operation};
+use crate::sys::bpf::{Base, Program, TcProgram, XdpAction, XdpProgram, XdpSettings};
+use crate::wire::arp::{self, Arp, Operation};
 use crate::wire::ethernet::Mac;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 8);
@@ -239,6 +239,35 @@ fn the_kernel_says_the_same() {
             let kept = if dedicated { case.dedicated.1 } else { case.shared.1 };
             let said = program.try_on(&case.frame).unwrap();
             assert_eq!(said == HOST_MAY_NOT_SEE, kept, "{}, dedicated: {dedicated}: {said}", case.name);
+        }
+    }
+}
+
+/// The XDP program takes what our sockets get, but for ARP: a frame has one receiver there.
+#[test]
+fn the_xdp_program_takes_the_same() {
+    for dedicated in [false, true] {
+        let filter = filter(dedicated);
+        // The rights for it are those for the other one.
+        if load(&filter.host()).is_none() {
+            return;
+        }
+        let program = XdpProgram::load().unwrap();
+        let settings = XdpSettings {
+            dedicated,
+            vlan: 0,
+            mac: CARD,
+            addresses: filter.addresses,
+            ports: filter.slices,
+            statics: filter.statics.iter().map(|port| (port.protocol, port.address, port.port)).collect(),
+            dropped_sources: Vec::new(),
+        };
+        program.configure(&settings).unwrap();
+        for case in cases().iter().filter(|case| case.frame[12..14] != arp::ETHERTYPE.to_be_bytes()) {
+            let taken = if dedicated { case.dedicated.0 } else { case.shared.0 };
+            // It would go to a socket, of which there is none.
+            let decided = program.try_on(&case.frame, 0).unwrap();
+            assert_eq!(decided == XdpAction::Drop, taken, "{}, dedicated: {dedicated}", case.name);
         }
     }
 }

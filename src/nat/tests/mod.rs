@@ -8,5 +8,6 @@ mod rig;
 mod scale;
 mod shared;
 mod tcp;
+mod through_lane;
 mod udp;
 mod updates;

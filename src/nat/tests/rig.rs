@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::through_lane::RealLane;
 use crate::ids::{MemberId, SessionId};
 use crate::metrics::drops::DropReason;
 use crate::nat::*;
@@ -226,6 +227,7 @@ pub(super) struct Rig {
     pub(super) plan: Arc<NatPlan>,
     pub(super) nats: Vec<Nat>,
     pub(super) now: Tick,
+    real: Option<RealLane>,
 }
 
 impl Rig {
@@ -238,7 +240,8 @@ impl Rig {
         let plan = Arc::new(NatPlan::new(settings).unwrap());
         let workers = plan.settings().workers;
         let nats = (0..workers).map(|worker| Nat::new(plan.clone(), worker, seed, now)).collect();
-        Self { plan, nats, now }
+        let real = RealLane::wanted(&plan);
+        Self { plan, nats, now, real }
     }
 
     pub(super) fn out(&mut self, from: Insider, packet: &[u8]) -> Out {
@@ -249,7 +252,21 @@ impl Rig {
         let mut out = Out::default();
         let worker = self.plan.owner_of_inside(from.address);
         self.nats[worker].outbound(&from, &mut packet.to_vec(), offload, self.now, &mut out);
+        // What is said of checksums and segments is between NAT and lane, and gone on the other side.
+        if offload == Offload::NONE {
+            self.leave(&mut out);
+        }
         out
+    }
+
+    /// What was sent, as it arrives on the other side of the lane, if there is one.
+    fn leave(&mut self, out: &mut Out) {
+        let Some(real) = &mut self.real else { return };
+        for (packet, offload) in &mut out.sent {
+            if RealLane::carries(packet, *offload) {
+                (*packet, *offload) = (real.leave(packet, *offload), Offload::NONE);
+            }
+        }
     }
 
     /// A packet from the Internet; what is handed over goes on.
@@ -259,15 +276,18 @@ impl Rig {
 
     pub(super) fn in_with(&mut self, packet: &[u8], offload: Offload) -> Out {
         let mut out = Out::default();
-        let Some(worker) = self.plan.owner_of_packet(packet) else {
+        let arrived = self.real.as_mut().and_then(|real| real.arrive(packet, offload));
+        let (mut packet, offload) = arrived.unwrap_or_else(|| (packet.to_vec(), offload));
+        let Some(worker) = self.plan.owner_of_packet(&packet) else {
             out.dropped(DropReason::NatNoMapping);
             return out;
         };
-        self.nats[worker].inbound(&mut packet.to_vec(), offload, self.now, &mut out);
+        self.nats[worker].inbound(&mut packet, offload, self.now, &mut out);
         for (worker, mut packet) in std::mem::take(&mut out.handed) {
             self.nats[worker].inbound(&mut packet, Offload::NONE, self.now, &mut out);
             assert!(out.handed.is_empty(), "handed on twice");
         }
+        self.leave(&mut out);
         out
     }
 

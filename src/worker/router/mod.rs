@@ -188,6 +188,7 @@ impl Fabric {
             Dest::Host => self.visit_host(hub, meta, frame, now),
             Dest::Outbound => self.translate_out(hub, meta, frame, now),
             Dest::Inbound => self.translate_in(hub, frame, now),
+            Dest::Uplink => self.send_for_another(hub, frame, now),
             Dest::Port(_) | Dest::Flood => debug_assert!(false, "a frame of the hub is no errand"),
         }
     }

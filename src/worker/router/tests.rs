@@ -54,11 +54,18 @@ struct Rig {
     told: Receiver<(usize, Order)>,
     plan: Arc<RouterPlan>,
     wire: MemWire,
+    /// The second worker's end, if it has one.
+    second: Option<MemWire>,
     now: Tick,
 }
 
 impl Rig {
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// `second`: the second worker has an end of the lane too, without a queue: that worker sends for it.
+    fn with(second: Option<usize>) -> Self {
         let now = Tick::from_ms(1_000);
         let hubs: Arc<[_]> = Arc::new([Arc::new(HubShared::new(HubSettings::default(), 2))]);
         let settings = NatSettings::new(2, Prefix::new(GATEWAY, 16), GATEWAY, vec![Prefix::new(PUBLIC, 32)]);
@@ -84,7 +91,13 @@ impl Rig {
             addresses: vec![PUBLIC],
         };
         let shared = Arc::new(Shared::new(&uplink));
-        let mut lane = Some(Lane::new(AnyLaneIo::Mem(lane), uplink, shared, 0, 1, now));
+        let mut lanes = [Some(Lane::new(AnyLaneIo::Mem(lane), uplink.clone(), Arc::clone(&shared), 0, 1, now)), None];
+        let second = second.map(|worker| {
+            let (lane, wire) = self::wire(Mac([2, 0, 0, 0, 9, 9]), 1500);
+            wire.set_relay(Some(worker));
+            lanes[1] = Some(Lane::new(AnyLaneIo::Mem(lane), uplink, shared, 1, 1, now));
+            wire
+        });
         let (tell, told) = channel();
         let mut host = Some(Self::host(&plan, &nat_plan, tell, now));
         let (mut fabrics, mut inboxes) = (Vec::new(), Vec::new());
@@ -94,14 +107,16 @@ impl Rig {
                 plan: Arc::clone(&plan),
                 host: host.take(),
                 nat: Some(Nat::new(Arc::clone(&nat_plan), index, 7, now)),
-                lane: lane.take(),
+                lane: lanes[index].take(),
                 events: Box::new(|_, _, _| {}),
             };
             fabric.take_routers(vec![seed], now);
             fabrics.push(fabric);
             inboxes.push(inbox);
         }
-        Self { fabrics, inboxes, told, plan, wire, now }
+        // From then on lanes know their devices.
+        fabrics.iter_mut().for_each(|fabric| fabric.poll_router(HUB, now));
+        Self { fabrics, inboxes, told, plan, wire, second, now }
     }
 
     fn host(
@@ -383,4 +398,51 @@ fn what_a_lane_counts_is_counted_by_its_worker_once() {
     assert_eq!((leases.leased, view.nat.unwrap().mappings), (1, 1));
     assert!(leases.pool > 60_000 && view.lane.is_some_and(|(link, stats)| !link.up && stats.drop_tx_down == 1));
     assert_eq!((rig.view(1).leases, rig.view(1).lane), (None, None));
+}
+
+/// The NIC has one queue, and the member's address belongs to the worker without.
+#[test]
+fn a_worker_without_a_queue_sends_by_another() {
+    let mut rig = Rig::with(Some(0));
+    let port = rig.open(1, 1, 5);
+    let address = rig.lease(port, card(1));
+    assert_eq!(rig.plan.nat.as_ref().unwrap().owner_of_inside(address), 1);
+    rig.wire.put(&answer(Ipv4Addr::new(192, 0, 2, 1)), crate::wire::offload::Offload::NONE);
+    rig.send_out(port, card(1), address);
+    for fabric in &mut rig.fabrics {
+        fabric.receive_lane(HUB, rig.now);
+        fabric.poll_router(HUB, rig.now);
+        fabric.flush_lanes(rig.now);
+    }
+    let sent: Vec<_> = rig.wire.take().into_iter().filter(|(frame, _)| frame[12..14] == [8, 0]).collect();
+    assert_eq!(sent.len(), 1);
+    let packet = ipv4::Ipv4::new_checked(&sent[0].0[14..]).unwrap();
+    assert_eq!((packet.src(), packet.dst()), (PUBLIC, SERVER));
+    assert_eq!(rig.second.as_ref().unwrap().take(), [], "it has no queue");
+    assert_eq!(rig.fabrics[1].counters.lane_relayed.read(), 1);
+}
+
+/// Queues have moved while a packet was on its way: it does not go round in circles.
+#[test]
+fn what_another_worker_shall_send_is_not_given_away_again() {
+    let mut rig = Rig::with(Some(0));
+    let mut room = [0; 100];
+    let packet = udp::datagram((PUBLIC, 4000), (SERVER, 53), b"!", &mut room);
+    let bytes = [&[0; 12][..], &ipv4::ETHERTYPE.to_be_bytes(), packet].concat();
+    let parcel = Parcel { hub: HUB, to: Dest::Uplink, meta: rig.plan.meta(Scope::Unicast) };
+    rig.fabrics[1].take_in(&parcel.to_words(), &bytes, rig.now);
+    assert_eq!(rig.fabrics[1].counters.drops(DropReason::NatNoLane), 1);
+    assert_eq!(rig.fabrics[1].counters.lane_relayed.read(), 0);
+}
+
+/// What the card of `hop` answers when it is asked for.
+fn answer(hop: Ipv4Addr) -> Vec<u8> {
+    let reply = crate::wire::arp::Arp {
+        operation: crate::wire::arp::Operation::Reply,
+        sender_mac: card(9),
+        sender: hop,
+        target_mac: Mac([2, 0, 0, 0, 9, 9]),
+        target: PUBLIC,
+    };
+    reply.to_frame(Mac([2, 0, 0, 0, 9, 9])).to_vec()
 }

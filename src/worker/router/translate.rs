@@ -71,11 +71,28 @@ struct Towards<'a> {
     now: Tick,
 }
 
+impl Towards<'_> {
+    /// Gives a packet for the Internet to the worker that has a queue of the device, as it travels on a wire.
+    fn relay(&mut self, worker: usize, packet: &mut [u8], offload: Offload) {
+        let Self { plan, fabric, frame, .. } = self;
+        fabric.counters.lane_relayed.add(1);
+        let mut send = |packet: &[u8]| hand_over(fabric, plan, worker, Dest::Uplink, packet, frame);
+        if offload == Offload::NONE {
+            send(packet);
+        } else if cut(packet, offload, INSIDE_MTU, &mut send) == 0 {
+            self.dropped(DropReason::GatewayMalformed);
+        }
+    }
+}
+
 impl NatSink for Towards<'_> {
     #[inline]
     fn send(&mut self, packet: &mut [u8], offload: Offload) {
         match &mut self.exit {
-            Exit::Lane(lane) => lane.push(packet, offload, self.now),
+            Exit::Lane(lane) => match lane.relay() {
+                None => lane.push(packet, offload, self.now),
+                Some(worker) => self.relay(worker, packet, offload),
+            },
             Exit::Outlet(outlet) => outlet.push(packet, offload, self.now),
             Exit::None => self.dropped(DropReason::NatNoLane),
         }
@@ -103,7 +120,7 @@ impl NatSink for Towards<'_> {
     }
 
     fn hand_over(&mut self, worker: usize, packet: &mut [u8]) {
-        hand_over(self.fabric, self.plan, worker, packet, self.frame);
+        hand_over(self.fabric, self.plan, worker, Dest::Inbound, packet, self.frame);
     }
 
     fn dropped(&mut self, reason: DropReason) {
@@ -115,12 +132,20 @@ impl NatSink for Towards<'_> {
     }
 }
 
-/// Sends a whole packet from outside to the worker that owns its public port.
-fn hand_over(fabric: &mut Fabric, plan: &RouterPlan, worker: usize, packet: &[u8], room: &mut [u8; FRAME_BYTES_MAX]) {
+/// Sends a whole packet to another worker: from outside to the one that owns its public port, translated to one that
+/// has a queue of the device.
+fn hand_over(
+    fabric: &mut Fabric,
+    plan: &RouterPlan,
+    worker: usize,
+    to: Dest,
+    packet: &[u8],
+    room: &mut [u8; FRAME_BYTES_MAX],
+) {
     let Some(frame) = framed(room, header(Mac::from_bits(0), Mac::from_bits(0)), packet) else {
         return fabric.counters.drop_frame(DropReason::FrameTooLong);
     };
-    let parcel = Parcel { hub: plan.hub, to: Dest::Inbound, meta: plan.meta(Scope::Unicast) };
+    let parcel = Parcel { hub: plan.hub, to, meta: plan.meta(Scope::Unicast) };
     fabric.hand_over(worker, parcel, frame.bytes());
 }
 
@@ -166,15 +191,17 @@ impl Way<'_> {
         match self.nat_plan.owner_of_packet(packet) {
             Some(owner) if owner == fabric.index => self.nat.inbound(packet, offload, now, &mut self.towards),
             Some(owner) if offload == Offload::NONE && packet.len() <= INSIDE_MTU => {
-                hand_over(fabric, plan, owner, packet, frame);
+                fabric.counters.lane_crossed.add(1);
+                hand_over(fabric, plan, owner, Dest::Inbound, packet, frame);
             }
             // A datagram that was put together on its way out, and comes back: the owner puts it together once more.
             Some(owner) if offload == Offload::NONE => {
-                fragment(packet, INSIDE_MTU, &mut Vec::new(), |packet| hand_over(fabric, plan, owner, packet, frame));
+                let send = |packet: &mut [u8]| hand_over(fabric, plan, owner, Dest::Inbound, packet, frame);
+                fragment(packet, INSIDE_MTU, &mut Vec::new(), send);
             }
             // A mailbox carries frames as they travel on a wire.
             Some(owner) => {
-                let mut send = |packet: &[u8]| hand_over(fabric, plan, owner, packet, frame);
+                let mut send = |packet: &[u8]| hand_over(fabric, plan, owner, Dest::Inbound, packet, frame);
                 if cut(packet, offload, INSIDE_MTU, &mut send) == 0 {
                     self.towards.dropped(DropReason::GatewayMalformed);
                 }
@@ -262,6 +289,16 @@ impl Fabric {
             way.nat.inbound(packet, Offload::NONE, now, &mut way.towards);
             way.turn_round();
         });
+    }
+
+    /// A translated packet of a worker whose lane has no queue.
+    pub(super) fn send_for_another(&mut self, hub: HubId, frame: Frame<'_>, now: Tick) {
+        let Some(Some(router)) = self.routers.get_mut(usize::from(hub.0)) else { return };
+        match &mut router.lane.lane {
+            // Queues have moved in between: going round in circles would be worse than a lost packet.
+            Some(lane) if lane.relay().is_none() => lane.push(frame.payload(), Offload::NONE, now),
+            _ => self.counters.drop_frame(DropReason::NatNoLane),
+        }
     }
 
     /// Takes what the lane of `hub` has received; whether there was anything.

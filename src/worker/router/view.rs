@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::Router;
+use crate::lane::report::LaneReport;
 use crate::lane::{LaneStats, Link};
 use crate::nat::NatStats;
 
 /// See the module text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouterView {
     /// Leases; only the worker that has the gateway knows.
     pub leases: Option<LeaseCount>,
@@ -14,6 +15,8 @@ pub struct RouterView {
     pub nat: Option<NatStats>,
     /// The device, and what its end of the lane has counted.
     pub lane: Option<(Link, LaneStats)>,
+    /// What is at work below the lane.
+    pub report: Option<LaneReport>,
 }
 
 /// How full a pool is.
@@ -35,6 +38,7 @@ impl Router {
             }),
             nat: self.nat.as_ref().map(|nat| nat.stats()),
             lane: self.lane.lane.as_ref().map(|lane| (lane.link(), *lane.stats())),
+            report: self.lane.lane.as_ref().map(|lane| lane.report()),
         }
     }
 }

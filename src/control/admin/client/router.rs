@@ -175,12 +175,56 @@ pub(super) fn gateways(view: &StatusView) -> String {
             of_nat(|nat| format!("{} of {}", count(nat.blocks_used), count(nat.blocks))),
         ]);
     }
-    if table.is_empty() { String::new() } else { format!("\n{}", table.text()) }
+    if table.is_empty() { String::new() } else { format!("\n{}{}", table.text(), lanes(view)) }
+}
+
+/// Lanes with queues of their own, and what there is to say about any.
+fn lanes(view: &StatusView) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("LANE OF", Left),
+        ("MODE", Left),
+        ("STEERING", Left),
+        ("QUEUE", Right),
+        ("WORKER", Right),
+        ("RING DROPS", Right),
+        ("ZERO-COPY", Left),
+    ]);
+    let nats = || view.hubs.iter().filter_map(|hub| Some((hub, hub.gateway.as_ref()?.nat.as_ref()?)));
+    for (hub, nat) in nats() {
+        for queue in &nat.queues {
+            table.row([
+                hub.name.clone(),
+                nat.lane.clone(),
+                nat.steer.clone(),
+                queue.queue.to_string(),
+                queue.worker.to_string(),
+                count(queue.ring_drops),
+                if queue.zero_copy { "yes".into() } else { format!("no: {}", or_dash(&queue.why_copy)) },
+            ]);
+        }
+    }
+    let mut text = String::new();
+    if !table.is_empty() {
+        let counter = |name: &str| view.counters.get(name).copied().unwrap_or_default();
+        text = format!(
+            "\n{}{} of {} packets received crossed to another worker, {} of {} sent were sent by another\n",
+            table.text(),
+            count(counter("lane_crossed")),
+            count(counter("lane_received")),
+            count(counter("lane_relayed")),
+            count(counter("lane_sent")),
+        );
+    }
+    for (hub, nat) in nats() {
+        text.extend(nat.remarks.iter().map(|remark| format!("lane of {}: {remark}\n", hub.name)));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::router::{GatewayView, NatView};
+    use super::super::super::router::{GatewayView, LaneQueueView, NatView};
     use super::super::super::{Answer, HubView};
     use super::super::{json, text};
     use super::*;
@@ -249,9 +293,19 @@ mod tests {
         let nat = NatView { device: "eth0".into(), link: "up".into(), blocks: 44, ..NatView::default() };
         let gateway = GatewayView { address: "100.64.0.1".into(), pool: 65_533, nat: Some(nat), ..Default::default() };
         let hub = HubView { name: "PUBLIC".into(), gateway: Some(gateway), ..HubView::default() };
-        let view = StatusView { hubs: vec![hub, HubView::default()], ..StatusView::default() };
-        let shown = text(&Answer::Status(Box::new(view)), 0);
+        let mut view = StatusView { hubs: vec![hub, HubView::default()], ..StatusView::default() };
+        let shown = text(&Answer::Status(Box::new(view.clone())), 0);
         assert!(shown.contains("GATEWAY OF") && shown.contains("eth0") && shown.contains("0 of 44"), "{shown}");
+        assert!(!shown.contains("LANE OF"), "{shown}");
+        let nat = view.hubs[0].gateway.as_mut().unwrap().nat.as_mut().unwrap();
+        nat.lane = "xdp".into();
+        nat.queues = vec![LaneQueueView { queue: 3, why_copy: "veth".into(), ring_drops: 1_005, ..Default::default() }];
+        nat.remarks = vec!["no TSO".into()];
+        view.counters.insert("lane_crossed".into(), 7);
+        let shown = text(&Answer::Status(Box::new(view)), 0);
+        for want in ["LANE OF", "1,005", "no: veth", "7 of 0 packets", "lane of PUBLIC: no TSO"] {
+            assert!(shown.contains(want), "{want}\n{shown}");
+        }
         assert!(!text(&Answer::Status(Box::default()), 0).contains("GATEWAY"));
         let stats = NatStatsRow {
             hub: "PUBLIC".into(),

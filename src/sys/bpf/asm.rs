@@ -1,4 +1,4 @@
-//! Small programs for the kernel: an assembler for filters, and bpf(2).
+//! An assembler for filters.
 //!
 //! A [`Program`] is written once, for a machine with an accumulator A and an index register X, and comes out in two
 //! forms: classic BPF for socket filters and packet fanout, which needs no rights of its own, and eBPF for tc, whose
@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
 /// Where the packet's bytes begin for a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl Program {
     }
 
     /// As eBPF: A is r0, X is r7, the context is r6.
-    fn extended(&self, base: Base) -> io::Result<Vec<Insn>> {
+    pub(super) fn extended(&self, base: Base) -> io::Result<Vec<Insn>> {
         let starts = self.starts(|op| match op {
             Op::LoadMeta(Meta::Protocol) | Op::Return(_) => 2,
             _ => 1,
@@ -274,7 +274,7 @@ impl Program {
     }
 }
 
-fn too_long() -> io::Error {
+pub(super) fn too_long() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidInput,
         "too many addresses, slices or static mappings for a filter of the kernel",
@@ -345,7 +345,7 @@ impl Classic {
     }
 
     /// Sets it as option of a socket that takes such programs.
-    pub(super) fn set(&self, socket: RawFd, level: i32, option: i32) -> io::Result<()> {
+    pub(in crate::sys) fn set(&self, socket: RawFd, level: i32, option: i32) -> io::Result<()> {
         let len = u16::try_from(self.0.len()).map_err(|_| too_long())?;
         // The kernel only reads it, whatever the field's type says.
         let program = libc::sock_fprog { len, filter: self.0.as_ptr().cast_mut() };
@@ -359,11 +359,12 @@ impl Classic {
 /// An instruction of eBPF.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Insn {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
+pub(super) struct Insn {
+    pub(super) code: u8,
+    /// Two, four bits each.
+    pub(super) registers: u8,
+    pub(super) offset: i16,
+    pub(super) immediate: i32,
 }
 
 impl Insn {
@@ -377,159 +378,6 @@ impl Insn {
     }
 }
 
-/// A program for tc that the kernel has checked. Gone when nothing refers to it.
-#[derive(Debug)]
-pub struct TcProgram(OwnedFd);
-
-impl TcProgram {
-    /// Loads `program`.
-    ///
-    /// # Errors
-    /// Without CAP_BPF and CAP_NET_ADMIN; if the kernel has no bpf(2).
-    pub fn load(program: &Program) -> io::Result<Self> {
-        let code = program.extended(Base::Ethernet)?;
-        let mut attribute = ProgLoad {
-            prog_type: PROG_TYPE_SCHED_CLS,
-            insn_count: u32::try_from(code.len()).map_err(|_| too_long())?,
-            insns: code.as_ptr() as u64,
-            license: c"MIT".as_ptr() as u64,
-            prog_name: *b"hublane_lane\0\0\0\0",
-            ..ProgLoad::default()
-        };
-        // SAFETY: the attribute is that of the command; code and licence live through the call.
-        let fd = unsafe { bpf(PROG_LOAD, &mut attribute) }?;
-        // SAFETY: the kernel has just given it to us alone.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
-    }
-
-    /// Runs it on `frame` as if the loopback device had received it; what it returned.
-    ///
-    /// # Errors
-    /// If the kernel does not do that.
-    pub fn try_on(&self, frame: &[u8]) -> io::Result<u32> {
-        let mut attribute = TestRun {
-            prog_fd: self.0.as_raw_fd().cast_unsigned(),
-            data_size_in: u32::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
-            data_in: frame.as_ptr() as u64,
-            ..TestRun::default()
-        };
-        // SAFETY: the attribute is that of the command; the frame lives through the call and is only read.
-        unsafe { bpf(PROG_TEST_RUN, &mut attribute) }?;
-        Ok(attribute.retval)
-    }
-
-    /// Puts it before all other programs at the ingress of the device with this index, for as long as the result lives.
-    ///
-    /// # Errors
-    /// `EINVAL` on kernels before 6.6.
-    pub(super) fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
-        let mut attribute = LinkCreate {
-            prog_fd: self.0.as_raw_fd().cast_unsigned(),
-            target_ifindex: ifindex,
-            attach_type: TCX_INGRESS,
-            flags: F_BEFORE,
-            ..LinkCreate::default()
-        };
-        // SAFETY: the attribute is that of the command and points to nothing.
-        let fd = unsafe { bpf(LINK_CREATE, &mut attribute) }?;
-        // SAFETY: the kernel has just given it to us alone.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
-}
-
-/// How many programs stand at the ingress of the device with this index.
-pub(super) fn attached(ifindex: u32) -> io::Result<u32> {
-    let mut attribute = ProgQuery { target_ifindex: ifindex, attach_type: TCX_INGRESS, ..ProgQuery::default() };
-    // SAFETY: the attribute is that of the command and points to nothing.
-    unsafe { bpf(PROG_QUERY, &mut attribute) }?;
-    Ok(attribute.count)
-}
-
-/// bpf(2).
-///
-/// # Safety
-/// `attribute` must be the one of `command`, and what it points to must live through the call.
-unsafe fn bpf<A>(command: i32, attribute: &mut A) -> io::Result<RawFd> {
-    let bytes = u32::try_from(size_of::<A>()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: the caller's duty; the kernel reads and writes `bytes` bytes of the attribute.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attribute), bytes) };
-    match i32::try_from(result) {
-        Ok(result) if result >= 0 => Ok(result),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-// `union bpf_attr` by command; the kernel takes missing fields at the end as zero.
-
-#[repr(C)]
-#[derive(Default)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_count: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    prog_name: [u8; 16],
-    prog_ifindex: u32,
-    expected_attach_type: u32,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct LinkCreate {
-    prog_fd: u32,
-    target_ifindex: u32,
-    attach_type: u32,
-    flags: u32,
-    relative: u32,
-    padding: u32,
-    expected_revision: u64,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct ProgQuery {
-    target_ifindex: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    prog_ids: u64,
-    count: u32,
-    padding: u32,
-    prog_attach_flags: u64,
-    link_ids: u64,
-    link_attach_flags: u64,
-    revision: u64,
-}
-
-const PROG_LOAD: i32 = 5;
-const PROG_TEST_RUN: i32 = 10;
-const PROG_QUERY: i32 = 16;
-const LINK_CREATE: i32 = 28;
-const PROG_TYPE_SCHED_CLS: u32 = 3;
-const TCX_INGRESS: u32 = 46;
-const F_BEFORE: u32 = 8;
 /// `SKF_AD_OFF`: offsets from here on name what is no byte of the packet.
 const AD_OFF: u32 = (-0x1000i32).cast_unsigned();
 /// `BPF_MAXINSNS`.
@@ -599,6 +447,7 @@ pub(crate) mod machine {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
