@@ -337,6 +337,19 @@ mod tests {
     }
 
     #[test]
+    fn doctor_says_why_a_server_cannot_be_reached() {
+        // Nothing listens at port 1 of this machine, nor is a proxy of the environment likely to let us there.
+        let (result, out) = run_line("hublane doctor 127.0.0.1:1 --timeout 1 --via socks5://127.0.0.1:1", "");
+        let error = result.unwrap_err().to_string();
+        assert!(
+            error.starts_with("127.0.0.1 cannot be reached: ") && out.contains("socks5://127.0.0.1:1"),
+            "{out}{error}"
+        );
+        let (result, out) = run_line("hublane doctor 127.0.0.1:x", "");
+        assert!(result.unwrap_err().to_string().contains("is no HOST[:PORT]") && out.is_empty());
+    }
+
+    #[test]
     fn reasons_are_all_explained() {
         let (_, out) = run_line("hublane drops", "");
         let rows = out.lines().filter(|line| !line.is_empty()).count();

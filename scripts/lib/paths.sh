@@ -8,6 +8,8 @@
 # reaches it has had it resolved there. Source after netns.sh.
 
 PATHS=$CACHE/paths
+# Where the middle sees them: squid's helpers, which have left root behind, would not get into root's own folders.
+SEEN=/run/paths
 MIDDLE=2
 FAR_NAME=vpn.test
 # Where each listens.
@@ -17,6 +19,7 @@ PORT_TINYPROXY=8888
 PORT_MICROSOCKS=1080
 PORT_DANTE=1081
 PORT_SSH=2222
+PORT_SSH_SOCKS=1082
 # A user of all of them that have some.
 PROXY_USER=me
 PROXY_PASSWORD='geheim: 1'
@@ -55,7 +58,8 @@ own_etc() {
 		set -e
 		for file in hosts nsswitch.conf passwd; do mount --bind $dir/etc/\$file /etc/\$file; done
 		mount -t tmpfs none /run
-		mkdir -m 755 /run/sshd
+		mkdir -m 755 /run/sshd $SEEN
+		mount --bind $PATHS $SEEN
 		exec "\$@"
 	EOC
     chmod +x "$dir/own"
@@ -84,6 +88,7 @@ paths_ssh() {
 		UsePAM no
 		PasswordAuthentication no
 		PermitRootLogin prohibit-password
+		AllowUsers gate
 		PermitOpen $FAR_NAME:* $(addr_server $MIDDLE):*
 	EOC
 }
@@ -91,12 +96,11 @@ paths_ssh() {
 paths_config() {
     local dir=$RUN/middle here
     here=$(addr_middle)
-    printf '%s:%s\n' $PROXY_USER "$PROXY_PASSWORD" >"$dir/squid.digest"
     printf '%s:%s\n' $PROXY_USER "$(openssl passwd -apr1 "$PROXY_PASSWORD")" >"$dir/squid.basic"
     # HA1 of RFC 7616, since squid's plain form ends a password at its first colon.
     printf '%s:%s:%s\n' $PROXY_USER Hublane "$(printf '%s:Hublane:%s' $PROXY_USER "$PROXY_PASSWORD" | md5sum | cut -d' ' -f1)" >"$dir/squid.digest"
-    squid_config digest $PORT_SQUID_DIGEST "$PATHS/usr/lib/squid/digest_file_auth -c $dir/squid.digest"
-    squid_config basic $PORT_SQUID_BASIC "$PATHS/usr/lib/squid/basic_ncsa_auth $dir/squid.basic"
+    squid_config digest $PORT_SQUID_DIGEST "$SEEN/usr/lib/squid/digest_file_auth -c $dir/squid.digest"
+    squid_config basic $PORT_SQUID_BASIC "$SEEN/usr/lib/squid/basic_ncsa_auth $dir/squid.basic"
     cat >"$dir/tinyproxy.conf" <<-EOC
 		Port $PORT_TINYPROXY
 		Listen $here
@@ -107,7 +111,7 @@ paths_config() {
 		ConnectPort 443
 		ConnectPort 5555
 		ConnectPort 5556
-		DefaultErrorFile "$PATHS/usr/share/tinyproxy/default.html"
+		DefaultErrorFile "$SEEN/usr/share/tinyproxy/default.html"
 	EOC
     cat >"$dir/danted.conf" <<-EOC
 		logoutput: stderr
@@ -118,8 +122,15 @@ paths_config() {
 		user.privileged: root
 		user.unprivileged: proxy
 		client pass { from: 10.91.1.0/24 to: 0.0.0.0/0 }
-		socks block { from: 0.0.0.0/0 to: 0.0.0.0/0 port = 25 }
-		socks pass { from: 10.91.1.0/24 to: 0.0.0.0/0 command: connect }
+		socks block {
+		    from: 0.0.0.0/0 to: 0.0.0.0/0 port = 25
+		    log: connect
+		}
+		socks pass {
+		    from: 10.91.1.0/24 to: 0.0.0.0/0
+		    command: connect
+		    log: error connect
+		}
 	EOC
 }
 # tinyproxy's configuration takes no spaces.
@@ -148,9 +159,10 @@ squid_config() {
 		access_log none
 		netdb_filename none
 		pinger_enable off
-		mime_table $PATHS/usr/share/squid/mime.conf
-		icon_directory $PATHS/usr/share/squid/icons
-		error_directory $PATHS/usr/share/squid/errors/templates
+		unlinkd_program $SEEN/usr/lib/squid/unlinkd
+		mime_table $SEEN/usr/share/squid/mime.conf
+		icon_directory $SEEN/usr/share/squid/icons
+		error_directory $SEEN/usr/share/squid-langpack/templates
 		coredump_dir $dir/squid-$1
 		visible_hostname squid.test
 		dns_nameservers 127.0.0.1
@@ -161,17 +173,23 @@ squid_config() {
 
 # path_start NAME: starts a station and waits until it listens. Its process group stands in $RUN/middle/NAME.pid.
 path_start() {
-    local port command
+    local port command libraries
     path_stop "$1"
     case $1 in
-    squid-*) command=("$PATHS/usr/sbin/squid" -N -f "$RUN/middle/$1.conf") ;;
-    tinyproxy) command=("$PATHS/usr/bin/tinyproxy" -d -c "$RUN/middle/tinyproxy.conf") ;;
-    microsocks) command=("$PATHS/usr/bin/microsocks" -i "$(addr_middle)" -p $PORT_MICROSOCKS -u $PROXY_USER -P "$PROXY_PASSWORD") ;;
-    dante) command=("$PATHS/usr/sbin/danted" -f "$RUN/middle/danted.conf") ;;
-    ssh) command=("$PATHS/usr/sbin/sshd" -D -e -f "$RUN/middle/sshd_config") ;;
+    squid-*) command=("$SEEN/usr/sbin/squid" -N -f "$RUN/middle/$1.conf") ;;
+    tinyproxy) command=("$SEEN/usr/bin/tinyproxy" -d -c "$RUN/middle/tinyproxy.conf") ;;
+    microsocks) command=("$SEEN/usr/bin/microsocks" -i "$(addr_middle)" -p $PORT_MICROSOCKS -u $PROXY_USER -P "$PROXY_PASSWORD") ;;
+    dante) command=("$SEEN/usr/sbin/danted" -f "$RUN/middle/danted.conf") ;;
+    ssh) command=("$SEEN/usr/sbin/sshd" -D -e -f "$RUN/middle/sshd_config") ;;
+    # OpenSSH's client as a SOCKS proxy: the one that knows SOCKS 4a.
+    ssh-socks)
+        command=(ssh -N -D "$(addr_middle):$PORT_SSH_SOCKS" -i "$RUN/here/home/.ssh/id_ed25519" -o BatchMode=yes
+            -o "UserKnownHostsFile=$RUN/here/home/.ssh/known_hosts" -p $PORT_SSH "gate@$(addr_middle)")
+        ;;
     esac
     port=$(path_port "$1")
-    local SPAWN_BY=("$RUN/middle/own" env "LD_LIBRARY_PATH=$PATHS/lib/x86_64-linux-gnu:$PATHS/usr/lib/x86_64-linux-gnu:$PATHS/lib/$(uname -m)-linux-gnu:$PATHS/usr/lib/$(uname -m)-linux-gnu")
+    libraries=$SEEN/lib/$(uname -m)-linux-gnu:$SEEN/usr/lib/$(uname -m)-linux-gnu
+    local SPAWN_BY=("$RUN/middle/own" env "LD_LIBRARY_PATH=$libraries")
     spawn "$(ns_client $MIDDLE)" "$RUN/middle/$1.out" "${command[@]}"
     echo "$SPAWNED" >"$RUN/middle/$1.pid"
     within 15 path_listens "$port" || fail "$1 does not start: $(tail -2 "$RUN/middle/$1.out" "$RUN/middle/$1/log" 2>/dev/null)"
@@ -186,6 +204,7 @@ path_port() {
     microsocks) echo $PORT_MICROSOCKS ;;
     dante) echo $PORT_DANTE ;;
     ssh) echo $PORT_SSH ;;
+    ssh-socks) echo $PORT_SSH_SOCKS ;;
     esac
 }
 
@@ -196,6 +215,7 @@ path_stop() {
     rm -f "$RUN/middle/$1.pid"
     # sshd's children have groups of their own.
     in_client $MIDDLE ss -HtnpK "sport = :$(path_port "$1")" >/dev/null 2>&1 || true
-    path_orphans "$1" | xargs -r kill -9 2>/dev/null || true
+    [ "$1" != ssh ] || ip netns pids "$(ns_client $MIDDLE)" | while read -r pid; do
+        if grep -qs '^sshd' "/proc/$pid/comm"; then kill -KILL "$pid" 2>/dev/null || true; fi
+    done
 }
-path_orphans() { ip netns pids "$(ns_client $MIDDLE)" | while read -r pid; do grep -qs "^$1" "/proc/$pid/comm" && echo "$pid"; done; }

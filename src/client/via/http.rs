@@ -57,6 +57,11 @@ impl<'a> Credentials<'a> {
         match status {
             200..=299 => Ok(true),
             407 => self.challenged(answer.headers).map(|()| false),
+            // tinyproxy's answer to a wrong password.
+            401 if self.proof.is_some() => {
+                let user = self.proxy.user.clone().unwrap_or_default();
+                Err(ViaError::ProxyPassword { proxy, user })
+            }
             403 | 405 => Err(ViaError::ProxyForbids { proxy, target, status }),
             500 | 502..=504 => Err(ViaError::ProxyCannotReach { proxy, target, status }),
             _ => {
@@ -162,8 +167,10 @@ mod tests {
         assert!(!credentials.judge(asks, &target()).unwrap());
         assert!(text(&credentials).contains("\r\nProxy-Authorization: Basic bWU6c2VjcmV0\r\n\r\n"));
         assert!(credentials.judge(b"HTTP/1.0 200 Connection established\r\n\r\n", &target()).unwrap());
-        let error = credentials.judge(asks, &target()).unwrap_err();
-        assert!(matches!(error, ViaError::ProxyPassword { .. }), "{error}");
+        for refusal in [&asks[..], b"HTTP/1.0 401 Unauthorized\r\n\r\n"] {
+            let error = credentials.judge(refusal, &target()).unwrap_err();
+            assert!(matches!(error, ViaError::ProxyPassword { .. }), "{error}");
+        }
     }
 
     #[test]

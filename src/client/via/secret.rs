@@ -47,7 +47,7 @@ impl Via {
         }
         if let Some(file) = file {
             self.set_password(from_file(file)?);
-        } else if let Ok(password) = env::var(VARIABLE) {
+        } else if let Some(password) = env::var(VARIABLE).ok().filter(|password| !password.is_empty()) {
             self.set_password(Zeroizing::new(password));
         } else if io::stdin().is_terminal() {
             let asked = ask(&format!("Password for {self}: ")).map_err(SecretError::Terminal)?;

@@ -178,11 +178,16 @@ impl Talk<'_> {
             Ok(())
         } else if got == 0 {
             Err(ViaError::ProxyClosed { proxy: self.proxy.to_string() })
-        } else if bytes[0] > 5 {
+        } else if !self.begins_well(bytes[0]) {
             Err(self.garbage(&bytes[..got]))
         } else {
             Err(ViaError::ProxyHalf { proxy: self.proxy.to_string(), bytes: got })
         }
+    }
+
+    /// Whether an answer of this version can begin so; 1 is the one to user and password.
+    fn begins_well(&self, first: u8) -> bool {
+        if self.version == 4 { [0, 4].contains(&first) } else { [1, 5].contains(&first) }
     }
 
     fn garbage(&self, bytes: &[u8]) -> ViaError {
@@ -280,6 +285,7 @@ mod tests {
             (b"\0\x5e\0\0\0\0\0\0", "is not SOCKS4"),
             (b"HTTP/1.1 400", "is not SOCKS4"),
             (b"HTTP", "is not SOCKS4"),
+            (b"\x05\xff", "is not SOCKS4"),
             (b"\0\x5a", "in the middle of its answer"),
             (b"", "without an answer"),
         ] {

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use self::certificate::{CertificateView, Fingerprint};
 use self::probe::{Probe, Seen, now_unix_s, system_roots};
-use self::verdict::{Answer, Finding, Tls, Trust, of_error, of_tls, remarks};
+use self::verdict::{Finding, Tls, Trust, of_error, of_tls, remarks};
 use crate::client::via::secret::SecretError;
 use crate::client::via::text::host_and_port;
 use crate::client::via::{Step, Via};
@@ -192,7 +192,7 @@ fn way(via: &Via, port: u16, seen: &Seen, asked: &Asked, now_unix_s: i64) -> Way
         remarks: done.map(|done| remarks(done, now_unix_s)).unwrap_or_default(),
         tls: seen.session.clone(),
         certificate: done.map(|done| done.certificate.clone()),
-        trust: done.filter(|done| matches!(done.answer, Answer::Vpn(_))).map(|done| done.trust),
+        trust: done.map(|done| done.trust),
     }
 }
 
@@ -294,3 +294,6 @@ fn certificate(way: &WayReport) -> Option<String> {
 
 /// Where SoftEther servers listen (protocol note §1.1).
 const USUAL_PORTS: [u16; 4] = [443, 992, 1194, 5555];
+
+#[cfg(test)]
+mod tests;

@@ -61,24 +61,28 @@ impl Probe {
     pub fn go(&self, via: &Via, port: u16) -> Seen {
         let mut journey = Journey::new(self.limit);
         let opened = journey.go(via, &self.host, port);
-        let mut seen =
-            Seen { steps: journey.steps, tls: Err(ViaError::Socket(io::ErrorKind::Other.into())), session: None };
-        seen.tls = opened.map(|opened| {
-            let tls = self.behind(opened.socket.into(), &mut seen.steps, &mut seen.session);
+        let (mut steps, mut session) = (journey.steps, None);
+        let tls = opened.map(|opened| {
+            let tls = self.behind(opened.socket.into(), &mut steps, &mut session);
             // What carries the way is needed up to here.
             drop(opened.helper);
-            match tls {
-                Tls::Silent { .. } => Tls::Silent {
-                    small_segments_work: self.answers(via, port, Hello::Usual, Some(SMALL_SEGMENT_BYTES)),
-                },
-                Tls::Done(mut done) if matches!(done.answer, Answer::Vpn(_)) => {
-                    done.large = self.large(via, port);
-                    Tls::Done(done)
-                }
-                other => other,
-            }
+            self.size(via, port, tls)
         });
-        seen
+        Seen { steps, tls, session }
+    }
+
+    /// Whether it is the size of packets that is in the way, where it may be.
+    fn size(&self, via: &Via, port: u16, tls: Tls) -> Tls {
+        match tls {
+            Tls::Silent { .. } => {
+                Tls::Silent { small_segments_work: self.answers(via, port, Hello::Usual, Some(SMALL_SEGMENT_BYTES)) }
+            }
+            Tls::Done(mut done) if matches!(done.answer, Answer::Vpn(_)) => {
+                done.large = self.large(via, port);
+                Tls::Done(done)
+            }
+            other => other,
+        }
     }
 
     fn behind(&self, stream: Stream, steps: &mut Vec<Step>, session: &mut Option<String>) -> Tls {
@@ -107,7 +111,7 @@ impl Probe {
     fn large(&self, via: &Via, port: u16) -> Large {
         if self.answers(via, port, Hello::Large, None) {
             Large::Pass
-        } else if !matches!(via, Via::Ssh(_)) && self.answers(via, port, Hello::Large, Some(SMALL_SEGMENT_BYTES)) {
+        } else if self.answers(via, port, Hello::Large, Some(SMALL_SEGMENT_BYTES)) {
             Large::OnlyInSmallSegments
         } else {
             Large::NotAtAll
@@ -116,6 +120,7 @@ impl Probe {
 
     /// Whether anything in TLS comes back.
     fn answers(&self, via: &Via, port: u16, hello: Hello, segment_bytes_max: Option<u32>) -> bool {
+        // The connection of `ssh` is its own.
         if segment_bytes_max.is_some() && matches!(via, Via::Ssh(_)) {
             return false;
         }
