@@ -154,7 +154,7 @@ squid_config() {
 		cache deny all
 		cache_mem 8 MB
 		cache_effective_user proxy
-		pid_filename $dir/squid-$1/pid
+		pid_filename none
 		cache_log $dir/squid-$1/log
 		access_log none
 		netdb_filename none
@@ -166,6 +166,8 @@ squid_config() {
 		coredump_dir $dir/squid-$1
 		visible_hostname squid.test
 		dns_nameservers 127.0.0.1
+		dns_timeout 2 seconds
+		dns_retransmit_interval 1 second
 		max_filedescriptors 1024
 		shutdown_lifetime 0 seconds
 	EOC

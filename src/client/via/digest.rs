@@ -1,8 +1,8 @@
-//! Proofs of who one is towards an HTTP proxy: Basic (RFC 7617) and Digest (RFC 7616: MD5 and SHA-256, also `-sess`, with
-//! `qop=auth` or, as RFC 2069 had it, without). Pure: the client's nonce is an argument.
+//! Proofs of who one is towards an HTTP proxy: Basic (RFC 7617) and Digest (RFC 7616: MD5 and SHA-256, also `-sess`,
+//! with `qop=auth` or, as RFC 2069 had it, without). Pure: the client's nonce is an argument.
 //!
-//! Written here since it is a hundred lines on digests that are in the program anyway; crates for it bring a second set of
-//! those and a random generator.
+//! Written here since it is a hundred lines on digests that are in the program anyway; crates for it bring a second
+//! set of those and a random generator.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;

@@ -1,7 +1,8 @@
 //! CONNECT through an HTTP proxy (RFC 9110 §9.3.6).
 //!
-//! The first request goes without a proof, so that a proxy that takes Digest never sees the password. A 407 then says what
-//! the proxy takes, and the next request, on a connection of its own, has it. A nonce that was too old is replaced once.
+//! The first request goes without a proof, so that a proxy that takes Digest never sees the password. A 407 then says
+//! what the proxy takes, and the next request, on a connection of its own, has it. A nonce that was too old is
+//! replaced once.
 #![forbid(unsafe_code)]
 
 use aws_lc_rs::rand;

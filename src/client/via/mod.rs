@@ -2,8 +2,8 @@
 //!
 //! 1. [`Via`] says which way; [`text`] reads it as people write it and as environments hold it.
 //! 2. [`open`] goes it: name, connection ([`tcp`]), then what the way asks for ([`http`], [`socks`], [`ssh`]).
-//! 3. What comes back is a stream socket on which the server's TLS begins with the very next byte: no way reads more than
-//!    its own answer.
+//! 3. What comes back is a stream socket on which the server's TLS begins with the very next byte: no way reads more
+//!    than its own answer.
 //!
 //! Names are resolved where the way ends, as far as it can: by the HTTP proxy, by SOCKS 4a and 5, by the SSH server.
 //! Blocking, with one deadline for everything. What is said to proxies is made and read by pure code.

@@ -36,8 +36,9 @@ pub enum SecretError {
 }
 
 impl Via {
-    /// Sets the password if one is needed: from `file`, else from [`VARIABLE`], else, if somebody sits at the terminal, as
-    /// he types it. Without any of these it stays away, and the proxy's answer says whether it was needed.
+    /// Sets the password if one is needed: from `file`, else from [`VARIABLE`], else, if somebody sits at the
+    /// terminal, as he types it. Without any of these it stays away, and the proxy's answer says whether it was
+    /// needed.
     ///
     /// # Errors
     /// If there is something wrong with the file or the terminal.

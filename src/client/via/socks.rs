@@ -96,11 +96,12 @@ pub fn negotiate5(mut socket: Stream, deadline: &Deadline, proxy: &Proxy, target
     }
     // The address by which the proxy reaches the server says nothing to us, but it has to be read.
     match reply[3] {
-        BY_IPV4 => drop(talk.hear::<6>()?),
-        BY_IPV6 => drop(talk.hear::<18>()?),
+        BY_IPV4 => talk.hear_into(&mut [0; 6])?,
+        BY_IPV6 => talk.hear_into(&mut [0; 18])?,
         BY_NAME => {
-            let [len] = talk.hear()?;
-            talk.hear_into(&mut vec![0; usize::from(len) + 2])?;
+            let mut len = [0];
+            talk.hear_into(&mut len)?;
+            talk.hear_into(&mut vec![0; usize::from(len[0]) + 2])?;
         }
         _ => return Err(talk.garbage(&reply)),
     }
@@ -165,23 +166,26 @@ impl Talk<'_> {
         sent.map_err(|error| broken(self.proxy, error, "takes no request", self.deadline))
     }
 
+    /// An answer, or its beginning.
     fn hear<const N: usize>(&mut self) -> Result<[u8; N], ViaError> {
         let mut bytes = [0; N];
-        self.hear_into(&mut bytes)?;
-        Ok(bytes)
+        match self.hear_into(&mut bytes) {
+            Err(ViaError::ProxyHalf { bytes: got, .. }) if !self.begins_well(bytes[0]) => {
+                Err(self.garbage(&bytes[..got]))
+            }
+            heard => heard.map(|()| bytes),
+        }
     }
 
+    /// So many bytes.
     fn hear_into(&mut self, bytes: &mut [u8]) -> Result<(), ViaError> {
         let got = self.socket.read_all(bytes, self.deadline);
         let got = got.map_err(|error| broken(self.proxy, error, "does not answer in SOCKS", self.deadline))?;
-        if got == bytes.len() {
-            Ok(())
-        } else if got == 0 {
-            Err(ViaError::ProxyClosed { proxy: self.proxy.to_string() })
-        } else if !self.begins_well(bytes[0]) {
-            Err(self.garbage(&bytes[..got]))
-        } else {
-            Err(ViaError::ProxyHalf { proxy: self.proxy.to_string(), bytes: got })
+        let proxy = || self.proxy.to_string();
+        match got {
+            0 => Err(ViaError::ProxyClosed { proxy: proxy() }),
+            _ if got < bytes.len() => Err(ViaError::ProxyHalf { proxy: proxy(), bytes: got }),
+            _ => Ok(()),
         }
     }
 

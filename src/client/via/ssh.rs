@@ -3,10 +3,10 @@
 //!
 //! * Its standard input and output are one end of a socket pair; the other end is the way to the server.
 //! * It asks nobody anything (`BatchMode`): what needs an answer is an error, with `ssh`'s own words.
-//! * Whether the server could be reached from there, only `ssh`'s second level of diagnosis tells. It is read as long as the
-//!   way lasts, and all but the words meant for people is thrown away.
-//! * It is in a process group of its own, so that an interrupt at the terminal ends us first, in good order. If we die without
-//!   a word, its standard input ends, and so does it.
+//! * Whether the server could be reached from there, only `ssh`'s second level of diagnosis tells. It is read as long
+//!   as the way lasts, and all but the words meant for people is thrown away.
+//! * It is in a process group of its own, so that an interrupt at the terminal ends us first, in good order. If we
+//!   die without a word, its standard input ends, and so does it.
 #![forbid(unsafe_code)]
 
 use std::io::{BufRead, BufReader};
@@ -27,7 +27,8 @@ use super::{Deadline, SshHost, Target, ViaError};
 #[derive(Debug)]
 pub struct Helper {
     child: Child,
-    /// Our end of its standard error. A process that it has left behind (`ControlPersist`) may hold the other end for ever.
+    /// Our end of its standard error. A process that it has left behind (`ControlPersist`) may hold the other end for
+    /// ever.
     errors: UnixStream,
     said: Arc<Mutex<Said>>,
 }

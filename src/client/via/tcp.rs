@@ -1,5 +1,6 @@
-//! Names and connections: all addresses of a host get their chance, the next one as soon as the one before has failed or
-//! has kept us waiting (RFC 8305 in its simplest form: the two families take turns, the first that answers is taken).
+//! Names and connections: all addresses of a host get their chance, the next one as soon as the one before has failed
+//! or has kept us waiting (RFC 8305 in its simplest form: the two families take turns, the first that answers is
+//! taken).
 #![forbid(unsafe_code)]
 
 use std::io;

@@ -7,8 +7,8 @@ use std::thread::{self, JoinHandle};
 
 use super::*;
 
-/// A listener that serves as many connections as it has scripts: each hears a request up to its blank line, then says so,
-/// then either ends or holds the connection until everybody else has ended. Returns what it heard.
+/// A listener that serves as many connections as it has scripts: each hears a request up to its blank line, then says
+/// so, then either ends or holds the connection until everybody else has ended. Returns what it heard.
 fn proxy(scripts: Vec<(Vec<u8>, bool)>) -> (u16, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

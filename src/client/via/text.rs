@@ -1,5 +1,5 @@
-//! Ways as people write them (`--via socks5://me@proxy:1080`) and as environments hold them (`https_proxy`, `all_proxy`,
-//! `no_proxy`, as curl reads them). Pure: the environment is an argument.
+//! Ways as people write them (`--via socks5://me@proxy:1080`) and as environments hold them (`https_proxy`,
+//! `all_proxy`, `no_proxy`, as curl reads them). Pure: the environment is an argument.
 #![forbid(unsafe_code)]
 
 use std::env;

@@ -1,7 +1,7 @@
 //! What people are shown of a certificate: who issued it for whom, from when until when, its fingerprint. Pure.
 //!
-//! A handful of fields of X.509, by the rules of DER; anything odd leaves its field empty. Nothing is decided by it: what to
-//! trust is decided by fingerprints and by rustls.
+//! A handful of fields of X.509, by the rules of DER; anything odd leaves its field empty. Nothing is decided by it:
+//! what to trust is decided by fingerprints and by rustls.
 #![forbid(unsafe_code)]
 
 use std::str::FromStr;

@@ -1,7 +1,9 @@
-//! `hublane doctor HOST[:PORT]`: tries every way to a server, times each step, and says in a sentence what is in the way.
+//! `hublane doctor HOST[:PORT]`: tries every way to a server, times each step, and says in a sentence what is in the
+//! way.
 //!
-//! The ways: straight on the usual ports, what the environment names, what is asked for by `--via`. All are gone at once, each
-//! by [`probe`]; [`verdict`] says what was seen means. Nothing is changed, nobody is logged in; a proxy is told its password.
+//! The ways: straight on the usual ports, what the environment names, what is asked for by `--via`. All are gone at
+//! once, each by [`probe`]; [`verdict`] says what was seen means. Nothing is changed, nobody is logged in; a proxy is
+//! told its password.
 #![forbid(unsafe_code)]
 
 pub mod certificate;

@@ -113,7 +113,8 @@ pub enum Large {
     Pass,
     /// Only if they are cut small.
     OnlyInSmallSegments,
-    /// What needs several packets does not pass at all: a box that reads the beginning of TLS, more likely than the size.
+    /// What needs several packets does not pass at all: a box that reads the beginning of TLS, more likely than the
+    /// size.
     NotAtAll,
     /// It was not tried.
     Untried,
