@@ -144,7 +144,7 @@ fn parse(text: &str, may_have_password: bool) -> Result<Via, WrongVia> {
 }
 
 fn proxy(text: &str, rest: &str, may_have_password: bool, usual_port: Option<u16>) -> Result<Proxy, WrongVia> {
-    let (user, password, place) = parts(rest)?;
+    let Parts { user, password, place } = parts(rest)?;
     if password.is_some() && !may_have_password {
         return Err(WrongVia::Password);
     }
@@ -158,7 +158,7 @@ fn proxy(text: &str, rest: &str, may_have_password: bool, usual_port: Option<u16
 }
 
 fn ssh(text: &str, rest: &str) -> Result<SshHost, WrongVia> {
-    let (user, password, place) = parts(rest)?;
+    let Parts { user, password, place } = parts(rest)?;
     if password.is_some() {
         return Err(WrongVia::Password);
     }
@@ -173,17 +173,26 @@ fn ssh(text: &str, rest: &str) -> Result<SshHost, WrongVia> {
     Ok(SshHost { host, port, user })
 }
 
-/// User and password, decoded, and what stands behind the last `@`.
-fn parts(rest: &str) -> Result<(Option<String>, Option<Zeroizing<String>>, &str), WrongVia> {
+/// What stands behind the scheme: user and password, decoded, and the rest.
+#[derive(Default)]
+struct Parts<'a> {
+    user: Option<String>,
+    password: Option<Zeroizing<String>>,
+    place: &'a str,
+}
+
+fn parts(rest: &str) -> Result<Parts<'_>, WrongVia> {
     // One slash at the end is how URLs are often written.
     let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let Some((who, place)) = rest.rsplit_once('@') else { return Ok((None, None, rest)) };
+    let Some((who, place)) = rest.rsplit_once('@') else {
+        return Ok(Parts { place: rest, ..Parts::default() });
+    };
     let wrong = || WrongVia::User(place.to_owned());
     let (user, password) = match who.split_once(':') {
         Some((user, password)) => (user, Some(Zeroizing::new(decoded(password).ok_or_else(wrong)?))),
         None => (who, None),
     };
-    Ok((Some(decoded(user).ok_or_else(wrong)?), password, place))
+    Ok(Parts { user: Some(decoded(user).ok_or_else(wrong)?), password, place })
 }
 
 /// What is wrong with a place, before it is known what is to be shown of it.

@@ -81,7 +81,7 @@ impl CertificateView {
         self.issuer = name(issuer);
         self.subject = name(subject);
         self.self_signed = issuer == subject;
-        let (_, behind) = any(validity)?;
+        let (_, _, behind) = any(validity)?;
         self.not_before_unix_s = instant(validity);
         self.not_after_unix_s = instant(behind);
         Some(self)
@@ -89,7 +89,7 @@ impl CertificateView {
 }
 
 /// The first element of `der`: tag, contents, and what stands behind it.
-fn any(der: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
+fn any(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = der.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (len, rest) = match first {
@@ -102,12 +102,12 @@ fn any(der: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
         _ => return None,
     };
     let (contents, rest) = rest.split_at_checked(len)?;
-    Some(((*tag, contents), rest))
+    Some((*tag, contents, rest))
 }
 
 /// The first element, if it has this tag.
 fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let ((found, contents), rest) = any(der)?;
+    let (found, contents, rest) = any(der)?;
     (found == tag).then_some((contents, rest))
 }
 
@@ -119,7 +119,7 @@ fn name(mut rest: &[u8]) -> String {
         let Some((pair, _)) = element(set, SEQUENCE) else { continue };
         let Some((oid, value)) = element(pair, OID) else { continue };
         let Some((_, title)) = TITLES.iter().find(|(known, _)| *known == oid) else { continue };
-        let Some(((tag, bytes), _)) = any(value) else { continue };
+        let Some((tag, bytes, _)) = any(value) else { continue };
         let text: String = words(tag, bytes).chars().filter(|c| !c.is_control()).take(PART_CHARS_MAX).collect();
         parts.push(format!("{title}={text}"));
     }
@@ -139,7 +139,7 @@ fn words(tag: u8, bytes: &[u8]) -> String {
 
 /// The first element, a UTCTime or GeneralizedTime, in seconds since 1970.
 fn instant(der: &[u8]) -> Option<i64> {
-    let ((tag, bytes), _) = any(der)?;
+    let (tag, bytes, _) = any(der)?;
     let text = std::str::from_utf8(bytes).ok()?.strip_suffix('Z')?;
     let (year, rest) = match tag {
         UTC_TIME => {
