@@ -6,9 +6,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::client::via::Via;
 use crate::config::problem::{Located, Place};
 use crate::config::raw::{RawLane, RawServer};
 use crate::control::state;
+use crate::doctor::reach::certificate::Fingerprint;
 
 /// A virtual Ethernet hub for VPN that SoftEther clients log in to.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
@@ -48,7 +50,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Explain every reason for which a frame is dropped or a connection closed.
     Drops,
-    /// Look at this machine: 0 if what is asked about can work, 1 if not, with the reason and what helps.
+    /// Look at this machine, or at the ways to a server: 0 if what is asked about can work, 1 if not, with the reason and
+    /// what helps.
     Doctor(DoctorArgs),
 }
 
@@ -306,9 +309,26 @@ pub enum ConfigCommand {
 /// `hublane doctor …`
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct DoctorArgs {
+    /// Server: tries every way to it, times each step, and says what is in the way. Without PORT: 443, 992, 1194, 5555.
+    #[arg(value_name = "HOST[:PORT]", required_unless_present = "lane", conflicts_with = "lane")]
+    pub server: Option<String>,
     /// Network device of a [hub.nat]: what it offers, which lane would be chosen and why, what would improve it.
     #[arg(long, value_name = "DEVICE")]
-    pub lane: String,
+    pub lane: Option<String>,
+    /// Way to try besides the straight one and that of the environment; may be given several times.
+    ///
+    /// direct, http://[USER@]HOST:PORT, socks4://, socks4a:// and socks5:// alike, or ssh://[USER@]HOST[:PORT].
+    #[arg(long, value_name = "WAY", conflicts_with = "lane")]
+    pub via: Vec<Via>,
+    /// File with the password of a proxy's user in its first line [default: HUBLANE_PROXY_PASSWORD, else it is asked for].
+    #[arg(long, value_name = "FILE", conflicts_with = "lane")]
+    pub proxy_password_file: Option<PathBuf>,
+    /// SHA-256 fingerprint that the server's certificate must have, as the server prints it at its start.
+    #[arg(long, value_name = "SHA256", conflicts_with = "lane")]
+    pub pin: Option<Fingerprint>,
+    /// Longest wait of a way for its connection, for TLS, and for the server's answer, each, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub timeout: u64,
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
@@ -463,6 +483,8 @@ mod tests {
             "config check /f",
             "drops",
             "doctor --lane eth0 --json",
+            "doctor vpn.example:443 --json --timeout 60",
+            "doctor [::1]:443 --via http://me@proxy:3128 --via ssh://gate --proxy-password-file /p",
             "serve",
         ] {
             parse(&format!("hublane {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -473,6 +495,11 @@ mod tests {
         for line in ["", "user", "user add", "session", "session kick", "config check", "serve extra", "serve --port 1"]
         {
             assert!(parse(&format!("hublane {line}")).is_err(), "{line}");
+        }
+        for line in
+            ["", "h --lane eth0", "--lane e --via direct", "h --via x", "h --via http://a:b@c:1", "h --timeout 0"]
+        {
+            assert!(parse(&format!("hublane doctor {line}")).is_err(), "{line}");
         }
         let Ok(Command::Status(ask)) = parse("hublane status --state /s") else { panic!("status") };
         assert_eq!(ask.control_socket(), PathBuf::from("/s/control.sock"));

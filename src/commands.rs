@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -22,6 +22,7 @@ use crate::control::admin::{Answer, Request};
 use crate::control::state::accounts::{AccountStore, PASSWORD_BYTES_MAX};
 use crate::control::state::{self, StateError, secrets};
 use crate::doctor;
+use crate::doctor::reach::Asked;
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
 use crate::server::capacity::{Capacity, capacities};
@@ -73,10 +74,27 @@ pub fn run(command: &Command, input: &mut dyn BufRead, out: &mut dyn Write) -> R
 }
 
 fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let report = doctor::lane(&args.lane).map_err(CommandError::Refused)?;
-    let text = if args.json { report.json() } else { report.text() };
+    let (text, works, verdict) = if let Some(device) = &args.lane {
+        let report = doctor::lane(device).map_err(CommandError::Refused)?;
+        (if args.json { report.json() } else { report.text() }, report.works, report.verdict)
+    } else {
+        let report = doctor::reach::reach(&asked(args)?).map_err(CommandError::Refused)?;
+        (if args.json { report.json() } else { report.text() }, report.works, report.verdict)
+    };
     out.write_all(text.as_bytes())?;
-    if report.works { Ok(()) } else { Err(CommandError::Refused(report.verdict)) }
+    if works { Ok(()) } else { Err(CommandError::Refused(verdict)) }
+}
+
+/// The server to be looked at, with the ways that are named here and in the environment.
+fn asked(args: &DoctorArgs) -> Result<Asked, CommandError> {
+    let mut asked = Asked::new(args.server.as_deref().unwrap_or_default(), Duration::from_secs(args.timeout))
+        .map_err(CommandError::Refused)?;
+    asked.pin = args.pin;
+    asked.add_ways(&args.via);
+    asked
+        .find_passwords(args.proxy_password_file.as_deref())
+        .map_err(|error| CommandError::Refused(error.to_string()))?;
+    Ok(asked)
 }
 
 fn dhcp(command: &DhcpCommand, out: &mut dyn Write) -> Result<(), CommandError> {
@@ -316,6 +334,19 @@ mod tests {
             let (result, out) = run_line("hublane doctor --lane hl-none", "");
             assert!(result.unwrap_err().to_string().contains("no device called hl-none") && out.is_empty());
         });
+    }
+
+    #[test]
+    fn doctor_says_why_a_server_cannot_be_reached() {
+        // Nothing listens at port 1 of this machine, nor is a proxy of the environment likely to let us there.
+        let (result, out) = run_line("hublane doctor 127.0.0.1:1 --timeout 1 --via socks5://127.0.0.1:1", "");
+        let error = result.unwrap_err().to_string();
+        assert!(
+            error.starts_with("127.0.0.1 cannot be reached: ") && out.contains("socks5://127.0.0.1:1"),
+            "{out}{error}"
+        );
+        let (result, out) = run_line("hublane doctor 127.0.0.1:x", "");
+        assert!(result.unwrap_err().to_string().contains("is no HOST[:PORT]") && out.is_empty());
     }
 
     #[test]

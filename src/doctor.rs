@@ -1,7 +1,10 @@
 //! `hublane doctor`: looks at this machine and says what can work here, what cannot, and what would help.
 //!
-//! It needs no server, changes nothing, and works for everybody; what the kernel tells only root is left out.
+//! Here, about a device for a lane. It needs no server, changes nothing, and works for everybody; what the kernel tells only
+//! root is left out. About the ways to a server: [`reach`].
 #![forbid(unsafe_code)]
+
+pub mod reach;
 
 use std::fs;
 use std::io;

@@ -149,6 +149,7 @@ row_xdp_starts_down() {
     gone "$(lane_pid)" && fail "the lane does not wait for its device: $(tail -1 "$RUN/lane.out")"
     in_server ip link set c1 up
     within 5 answers || fail 'no answer after the link came up'
+    cable_check
     detail 'opened when the device came up'
 }
 

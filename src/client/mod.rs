@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod dial;
+pub mod via;
 pub mod wire;

@@ -239,6 +239,14 @@ impl ClientLogin {
         }
     }
 
+    /// What the server has said about itself, once it has and until it has answered the login.
+    pub fn hello(&self) -> Option<&Hello> {
+        match &self.state {
+            State::AwaitAnswer { hello, .. } => Some(hello),
+            State::AwaitHello | State::Done => None,
+        }
+    }
+
     /// What the server sent behind its answer: the start of its data stream.
     pub fn into_leftover(self) -> Vec<u8> {
         self.reader.into_rest()
