@@ -1,5 +1,7 @@
 //! The member's side: reaching a hub and logging in.
 #![forbid(unsafe_code)]
 
+pub mod card;
+pub mod connect;
 pub mod dial;
 pub mod wire;

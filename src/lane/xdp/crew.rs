@@ -304,7 +304,9 @@ impl Crew {
         if made.mac != Some(device.mac) {
             match self.program.configure(&self.steering(device.mac)) {
                 Ok(()) => made.mac = Some(device.mac),
-                Err(error) => self.remark(&mut made, format!("the XDP program does not learn the card's address: {error}")),
+                Err(error) => {
+                    self.remark(&mut made, format!("the XDP program does not learn the card's address: {error}"))
+                }
             }
         }
         match nic::queues(&self.settings.device) {

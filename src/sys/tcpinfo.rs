@@ -1,0 +1,58 @@
+//! What the kernel knows about a TCP connection.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// State of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Segments sent again since the connection began.
+    pub retransmitted: u32,
+    /// How often in a row the retransmission timer has run out without an answer.
+    pub timeouts: u8,
+    /// Time since the peer last acknowledged something.
+    pub silent: Duration,
+}
+
+/// Asks the kernel; fails for what is no TCP socket.
+///
+/// # Errors
+/// What the kernel says.
+pub fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
+    // SAFETY: a structure of integers, for which zeros are values.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut bytes = libc::socklen_t::try_from(size_of_val(&info)).unwrap_or(0);
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `bytes` bytes to `info`, and how many to `bytes`.
+    let done =
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut bytes) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(TcpInfo {
+        rtt: Duration::from_micros(info.tcpi_rtt.into()),
+        retransmitted: info.tcpi_total_retrans,
+        timeouts: info.tcpi_retransmits,
+        silent: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_connection_has_a_round_trip_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let info = tcp_info(&socket).unwrap();
+        assert!(info.rtt > Duration::ZERO && info.rtt < Duration::from_secs(10), "{info:?}");
+        assert_eq!((info.retransmitted, info.timeouts), (0, 0));
+        assert!(tcp_info(&std::os::unix::net::UnixStream::pair().unwrap().0).is_err());
+    }
+}
