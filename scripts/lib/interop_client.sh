@@ -270,6 +270,7 @@ card_row_path_dead() {
     cards --connections 2
     ping_check 1 2
     iperf_listen 2
+    rm -f "$RUN"/*.json "$RUN/ping1"
     load 1 "$RUN/dead.json" iperf3 -c "$(addr_inner 2)" -t 30 -J
     flow=$SPAWNED
     load 1 "$RUN/ping1" ping -n -D -i 0.1 -w 40 "$(addr_inner 2)"
@@ -283,7 +284,7 @@ card_row_path_dead() {
     within 6 pinged_since "$from" || fail "no ping is answered 6 s after the way is there again: $(tail -2 "$RUN/card1/out")"
     answered=$(pinged_since "$from" show)
     detail "dead for 15 s, first ping $answered s after that"
-    within 20 gone "$flow" || fail 'the flow does not end'
+    within 30 gone "$flow" || fail 'the flow does not end'
     flow_after 20 "$RUN/dead.json" >"$RUN/seen" || fail "the flow did not go on: $(cat "$RUN/seen")"
     detail "$(cat "$RUN/seen")"
     holds "$answered <= 2" || fail "ping only after $answered s"
@@ -302,6 +303,7 @@ card_row_connection_dead() {
     cards --connections 8
     within 10 card_lines 1 8 || fail 'no eight connections'
     iperf_listen 2
+    rm -f "$RUN"/*.json "$RUN/ping1"
     load 1 "$RUN/cut.json" iperf3 -c "$(addr_inner 2)" -t 15 -J
     flow=$SPAWNED
     sleep 3
@@ -327,6 +329,7 @@ card_restart() {
     ping_check 1 2
     index=$(in_client 1 cat "/sys/class/net/$NIC/ifindex")
     iperf_listen 2
+    rm -f "$RUN"/*.json "$RUN/ping1"
     load 1 "$RUN/restart.json" iperf3 -c "$(addr_inner 2)" -t 20 -J
     flow=$SPAWNED
     sleep 3

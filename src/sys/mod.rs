@@ -19,7 +19,7 @@ pub mod socket;
 pub mod steer;
 pub mod tap;
 pub mod tc;
-pub mod tcpinfo;
+pub mod tcp;
 pub mod uring;
 pub mod vnet;
 pub mod waker;

@@ -240,6 +240,9 @@ mod tests {
                 addresses = vec![10, 0, 0, 1, 10, 0, 0, 2];
                 frame.extend(&addresses);
                 frame.extend(vec![1; self.more]);
+                let header = self.l3()..frame.len();
+                let checksum = Sum::ZERO.bytes(&frame[header]).finish();
+                frame[self.l3() + 10..][..2].copy_from_slice(&checksum.to_be_bytes());
             }
             frame.extend([0x12, 0x34, 0, 80]);
             let pseudo = Sum::ZERO.bytes(&addresses).word(protocol.into()).word(short(l4_bytes)).partial();

@@ -22,6 +22,7 @@ use crate::client::card::Line;
 use crate::client::dial::{DialError, Dialled, join, log_in};
 use crate::client::wire::{Wire, WireError};
 use crate::sys::socket::prepare_member_socket;
+use crate::sys::tcp::limit_retransmission_wait;
 use crate::sys::waker::Waker;
 use crate::tls::config::fingerprint;
 use crate::tls::handshake::HandshakeError;
@@ -334,9 +335,12 @@ fn ready(socket: TcpStream) -> OwnedFd {
     let _ = socket.set_read_timeout(None);
     let _ = socket.set_write_timeout(None);
     let _ = prepare_member_socket(&socket, NOTSENT_LOWAT);
+    let _ = limit_retransmission_wait(&socket, RETRANSMISSION_WAIT);
     socket.into()
 }
 
+/// The shortest that the kernel allows: this one machine harms nobody by it.
+const RETRANSMISSION_WAIT: Duration = Duration::from_secs(1);
 /// For each step of a call, as stock clients have it.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Unsent bytes in the kernel before more waits with us, where urgent frames still come first.

@@ -26,7 +26,7 @@ use crate::ids::ConnKey;
 use crate::metrics::closes::CloseReason;
 use crate::sys::clock::monotonic;
 use crate::sys::tap::Tap;
-use crate::sys::tcpinfo::{TcpInfo, tcp_info};
+use crate::sys::tcp::{TcpInfo, tcp_info};
 use crate::tick::Tick;
 use crate::tls::keys::{Suite, Version};
 use crate::tunnel::error_code::ErrorCode;
@@ -73,6 +73,8 @@ struct Session {
     /// A connection was ordered.
     joining: bool,
     join_at: Tick,
+    /// The server is of our kind: it takes a reset well.
+    is_ours: bool,
 }
 
 struct Attached {
@@ -189,7 +191,9 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             State::Up(session)
                 if !session.joining && session.lines.len() < session.wanted && now >= session.join_at =>
             {
-                order_join(session, &self.dialler, PATIENCE);
+                // Without any the way may be dead, and shall not be waited for when it is back.
+                let patience = if session.lines.is_empty() { PATIENCE_STUCK } else { PATIENCE };
+                order_join(session, &self.dialler, patience);
             }
             _ => {}
         }
@@ -200,11 +204,27 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         }
     }
 
-    /// Calls a fresh connection if one is stuck; it is replaced when that has come.
+    /// Calls a fresh connection if one is stuck. Once that is there, the way is: a stuck one has a moment to recover by
+    /// itself, with all that it has to send, and then one of them goes.
     fn replace_stuck(&mut self) {
         let State::Up(session) = &mut self.state else { return };
-        if !session.joining && self.now >= session.join_at && session.stuck().is_some() {
-            order_join(session, &self.dialler, PATIENCE_STUCK);
+        if session.joining || self.now < session.join_at {
+            return;
+        }
+        let stuck = session.stuck();
+        if session.lines.len() <= session.wanted {
+            if stuck.is_some() {
+                order_join(session, &self.dialler, PATIENCE_STUCK);
+            }
+            return;
+        }
+        // A reset tells the server at once, which then sends by another connection what waits for this one. Stock servers
+        // lose the session's other connections by it (protocol note §1.1).
+        let reason = if session.is_ours { CloseReason::SocketFailed } else { CloseReason::Timeout };
+        match (stuck, session.lines.last()) {
+            (Some(stuck), _) => self.card.drop_conn(stuck, reason),
+            (None, Some(newest)) => self.card.drop_conn(newest.key, CloseReason::SessionEnded),
+            (None, None) => {}
         }
     }
 
@@ -224,6 +244,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             lines: Vec::new(),
             joining: false,
             join_at: self.now,
+            is_ours: welcome.hello.product.starts_with("Hublane"),
         };
         attach(&mut self.card, &mut session, line).map_err(while_doing("watch a connection"))?;
         if standing == Standing::FirstSeen {
@@ -282,12 +303,10 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         session.join_at = self.now + JOIN_AGAIN;
         let error = match line {
             Ok(line) => {
-                session.join_at = self.now;
-                let stuck = session.stuck();
-                if attach(&mut self.card, session, *line).is_ok()
-                    && let Some(stuck) = stuck
-                {
-                    self.card.drop_conn(stuck, CloseReason::Timeout);
+                let failed = attach(&mut self.card, session, *line).is_err();
+                session.join_at = if session.lines.len() > session.wanted { self.now + RECOVERY } else { self.now };
+                if failed {
+                    return;
                 }
                 let count = session.lines.len();
                 return self.reporter.tell("attached", json!({"connections": count}), &format!("{count} connections"));
@@ -307,7 +326,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
     fn lost(&mut self, key: ConnKey, reason: CloseReason) {
         let State::Up(session) = &mut self.state else { return };
         let Some(at) = session.lines.iter().position(|line| line.key == key) else { return };
-        session.lines.swap_remove(at);
+        session.lines.remove(at);
         let left = session.lines.len();
         let fields = json!({"reason": reason.label(), "connections": left});
         let text = format!("a connection has ended, {left} left: {}", reason.help().trim());
@@ -449,6 +468,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_STUCK: Duration = Duration::from_millis(1_500);
 /// After a further connection has failed.
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
+/// For a stuck connection, once the way is there again; TCP itself tries every second.
+const RECOVERY: Duration = Duration::from_millis(1_100);
 /// See [`is_stuck`].
 const STUCK_TIMEOUTS: u8 = 3;
 const STUCK_SILENT: Duration = Duration::from_millis(1_500);
@@ -456,3 +477,32 @@ const STUCK_SILENT: Duration = Duration::from_millis(1_500);
 const SETTLED: Duration = Duration::from_secs(10);
 /// Longest end.
 const STOPPING: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::dial::DialError;
+
+    #[test]
+    fn refusals() {
+        for (code, for_good) in [(9, true), (8, true), (12, true), (108, true), (16, false), (10, false), (13, false)] {
+            assert_eq!(is_for_good(code), for_good, "{code}");
+            let text = describe_refusal(&CallError::Dial(DialError::Refused(code)));
+            assert!(text.contains(&format!("code {code}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn stuck_is_more_than_one_lost_segment() {
+        let info =
+            |timeouts, silent_ms| TcpInfo { timeouts, silent: Duration::from_millis(silent_ms), ..TcpInfo::default() };
+        for (timeouts, silent_ms, want) in [(0, 60_000, false), (1, 2_000, false), (3, 300, false), (3, 1_500, true)] {
+            assert_eq!(is_stuck(&info(timeouts, silent_ms)), want, "{timeouts} {silent_ms}");
+        }
+    }
+
+    #[test]
+    fn a_server_cannot_write_to_the_terminal() {
+        assert_eq!(printable("hello\u{1b}[2J\nworld\u{7}"), "hello [2J\nworld ");
+    }
+}
