@@ -20,7 +20,8 @@ use crate::worker::io::CloseHow;
 ///   wait unsent, so that plaintext queues with us, where it may still be dropped or reordered.
 /// * No TCP keep-alive: the tunnel has its own.
 /// * Retransmissions at least every 2 s, where the kernel can do that: a session lives for 20 s of silence, and a way
-///   that is back within them shall carry frames at once.
+///   that is back within them shall carry frames at once. So that so many attempts do not end the connection before, it
+///   has a minute; the tunnel's own timeout is shorter.
 ///
 /// # Errors
 /// If `socket` is not a TCP socket.
@@ -30,11 +31,14 @@ pub fn prepare_member_socket(socket: &impl AsFd, notsent_lowat: u32) -> io::Resu
     options.set_tcp_nodelay(true)?;
     options.set_tcp_notsent_lowat(notsent_lowat)?;
     options.set_keepalive(false)?;
+    options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     // Best effort: it needs Linux 6.15.
     let _ = limit_retransmission_wait(socket, RETRANSMISSION_WAIT);
     Ok(())
 }
 
+/// Until the kernel gives a silent peer up.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait between two retransmissions.
 const RETRANSMISSION_WAIT: Duration = Duration::from_secs(2);
 

@@ -7,7 +7,9 @@
 //! 3. what that filled is sealed; the wait that follows hands it to the kernel.
 //!
 //! While more waits for the connections than the session's queue should have, the device is not read: its own queue
-//! fills then, and the kernel drops there. Without a session what the host sends is read and forgotten.
+//! fills then, and the kernel drops there; so it does while a session has no connection, because what TCP inside has sent
+//! meanwhile tells it sooner than its own timer that the way is back. Without a session what the host sends is read and
+//! forgotten.
 //!
 //! Closing a connection is what a worker does (`crate::worker`): what is in flight, close_notify, FIN, read on until the
 //! peer's, a second at most.
@@ -289,7 +291,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
     }
 
     fn has_room(&self) -> bool {
-        self.link.as_ref().is_none_or(|link| link.queued() < QUEUE_FRAMES)
+        self.link.as_ref().is_none_or(|link| link.conns() > 0 && link.queued() < QUEUE_FRAMES)
     }
 
     /// Some of what the host sends, as long as the session's queue is not full.
@@ -303,7 +305,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
                 return Ok(());
             };
             let (now, pools, dirty) = (self.now, &mut self.pools, &mut self.dirty);
-            let Some(link) = self.link.as_mut().filter(|link| link.conns() > 0) else {
+            let Some(link) = &mut self.link else {
                 self.counts.dropped_out += 1;
                 continue;
             };

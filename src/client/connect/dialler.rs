@@ -120,11 +120,10 @@ impl CallError {
     /// Whether the server's certificate is the reason.
     pub(super) fn is_certificate(&self) -> bool {
         use rustls::Error::InvalidCertificate;
-        match self {
-            Self::Identity(_) | Self::Member(_) => true,
-            Self::Dial(DialError::Wire(WireError::Tls(HandshakeError::Tls(InvalidCertificate(_))))) => true,
-            _ => false,
-        }
+        let by_us = matches!(self, Self::Identity(_) | Self::Member(_));
+        let by_rustls =
+            matches!(self, Self::Dial(DialError::Wire(WireError::Tls(HandshakeError::Tls(InvalidCertificate(_))))));
+        by_us || by_rustls
     }
 
     /// The code of a server that said no.
