@@ -70,7 +70,7 @@ cards() {
 
 card_has() { [ "$(card_count "$1" "$2")" -ge "${3:-1}" ]; }
 # card_count N EVENT: how often it was told.
-card_count() { grep -c "\"event\":\"$2\"" "$RUN/card$1/out" 2>/dev/null || true; }
+card_count() { cat "$RUN/card$1/out" 2>/dev/null | grep -c "\"event\":\"$2\"" || true; }
 
 # card_stop N: SIGTERM; it must end within 4 s, as it should, and take the device along.
 card_stop() {
