@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::client::connect::args::ConnectArgs;
 use crate::client::via::Via;
 use crate::config::problem::{Located, Place};
 use crate::config::raw::{RawLane, RawServer};
@@ -29,6 +30,10 @@ pub enum Command {
     /// Without --config there is one hub, PUBLIC. The first start makes certificates and one user and
     /// prints what a member types to come in. SIGTERM ends every session in good order.
     Serve(Box<ServeArgs>),
+    /// Join a hub: a network device of this machine becomes a card in it.
+    ///
+    /// Runs until SIGINT or SIGTERM ends it, and connects again whenever the server or the way was gone.
+    Connect(Box<ConnectArgs>),
     /// Show, add and remove users. A running server takes the change at the next login.
     User(UserArgs),
     /// Show how a running server is: workers, hubs, reasons of dropped frames.
@@ -486,6 +491,8 @@ mod tests {
             "doctor vpn.example:443 --json --timeout 60",
             "doctor [::1]:443 --via http://me@proxy:3128 --via ssh://gate --proxy-password-file /p",
             "serve",
+            "connect vpn.example.org:5555 --hub H --user alice --connections 8 --address 192.0.2.5/24",
+            "connect [2001:db8::1]:443 --user alice --bridge br0 --insecure --json",
         ] {
             parse(&format!("hublane {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -47,14 +47,14 @@ pub enum CommandError {
     Io(#[from] io::Error),
 }
 
-/// Runs `command`. Does nothing for `serve`, which is not
+/// Runs `command`. Does nothing for `serve` and `connect`, which are not
 /// for here.
 ///
 /// # Errors
 /// As the command has it; the caller prints it and exits with 1.
 pub fn run(command: &Command, input: &mut dyn BufRead, out: &mut dyn Write) -> Result<(), CommandError> {
     match command {
-        Command::Serve(_) => {}
+        Command::Serve(_) | Command::Connect(_) => {}
         Command::User(args) => user(args, input, out)?,
         Command::Status(args) => ask(args, &Request::Status {}, out)?,
         Command::Session(SessionCommand::List(list)) => {

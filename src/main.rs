@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hublane::cli::{Cli, Command, ServeArgs};
+use hublane::client::connect;
 use hublane::commands;
 use hublane::config::Config;
 use hublane::server::reload::Origin;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         Command::Serve(args) => serve(args),
+        Command::Connect(args) => return connect::run(args),
         command => {
             commands::run(command, &mut io::stdin().lock(), &mut io::stdout().lock()).map_err(|error| error.to_string())
         }

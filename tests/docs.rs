@@ -130,6 +130,17 @@ fn every_option_is_described_and_no_other() {
 }
 
 #[test]
+fn every_option_of_connect_is_described_and_no_other() {
+    let text = read("docs/connect.md");
+    let rows = rows(section(&text, "## Options"));
+    let described: Names = rows.iter().map(|row| name(&row[0])).collect();
+    let cli = Cli::command();
+    let connect = cli.find_subcommand("connect").unwrap();
+    let options = connect.get_arguments().filter_map(|arg| arg.get_long()).filter(|long| *long != "help");
+    assert_eq!(described, options.map(|long| format!("--{long}")).collect::<Names>());
+}
+
+#[test]
 fn reasons_are_the_output_of_the_program() {
     let cli = Cli::parse_from(["hublane", "drops"]);
     let mut said = Vec::new();
@@ -192,7 +203,7 @@ fn a_check_makes_no_user() {
 #[test]
 fn commands_are_typed_as_they_are_understood() {
     let mut checked = 0;
-    for page in ["README.md", "docs/operating.md", "docs/config.md"] {
+    for page in ["README.md", "docs/operating.md", "docs/config.md", "docs/connect.md"] {
         let text = read(page);
         let lines: Vec<String> =
             blocks(&text, "sh").iter().flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
@@ -212,6 +223,7 @@ fn links_lead_somewhere() {
         "CONTRIBUTING.md",
         "docs/config.md",
         "docs/operating.md",
+        "docs/connect.md",
         "perf/method.md",
         "perf/results/README.md",
     ] {

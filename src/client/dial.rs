@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use super::wire::{Wire, WireError};
 use crate::tls::buffered::Parts;
 use crate::tls::layer::RecordLayer;
-use crate::tunnel::login::client::{Account, ClientLogin, ClientNext, LoginError, WelcomeSeen};
+use crate::tunnel::login::client::{Account, ClientLogin, ClientNext, LoginError, Redirect, WelcomeSeen};
 use crate::tunnel::login::{ClientInfo, Direction, Wants};
 
 /// A connection that carries frames from now on.
@@ -36,9 +36,9 @@ pub enum DialError {
     /// TLS, but then something that is no VPN server.
     #[error(transparent)]
     Login(#[from] LoginError),
-    /// The server belongs to a cluster and names another one, which is not followed.
-    #[error("the server sends its members to another server of its cluster")]
-    Redirected,
+    /// The server belongs to a cluster and names the one to log in to.
+    #[error("the server sends its members to another server of its cluster, {}", .0.ip)]
+    Redirected(Box<Redirect>),
     /// The server answered another question than was asked.
     #[error("the server answered another question than was asked")]
     OutOfTurn,
@@ -63,11 +63,7 @@ pub struct Route {
 /// # Errors
 /// See [`DialError`].
 pub fn dial(route: &Route, account: Account, wants: Wants) -> Result<Dialled<Box<WelcomeSeen>>, DialError> {
-    let login = ClientLogin::new(&route.server.ip().to_string(), account, wants);
-    converse(route, login, |next| match next {
-        ClientNext::Welcome(welcome) => Some(welcome),
-        _ => None,
-    })
+    log_in(called(route)?, &route.server.ip().to_string(), account, wants)
 }
 
 /// Adds a connection to the session of `session_key`.
@@ -79,19 +75,62 @@ pub fn dial_additional(
     session_key: &[u8; 20],
     client: ClientInfo,
 ) -> Result<Dialled<Direction>, DialError> {
-    let login = ClientLogin::additional(&route.server.ip().to_string(), session_key, client);
-    converse(route, login, |next| match next {
+    join(called(route)?, &route.server.ip().to_string(), session_key, client)
+}
+
+fn called(route: &Route) -> Result<Wire, WireError> {
+    Wire::connect(route.server, &route.tls, route.timeout)
+}
+
+/// Logs in over `wire`, to the server that was called as `host`.
+///
+/// # Errors
+/// See [`DialError`].
+pub fn log_in(wire: Wire, host: &str, account: Account, wants: Wants) -> Result<Dialled<Box<WelcomeSeen>>, DialError> {
+    converse(wire, ClientLogin::new(host, account, wants), |next| match next {
+        ClientNext::Welcome(welcome) => Some(welcome),
+        _ => None,
+    })
+}
+
+/// Makes `wire` a further connection of the session of `session_key`.
+///
+/// # Errors
+/// See [`DialError`]; code 13 means that the session has gone.
+pub fn join(
+    wire: Wire,
+    host: &str,
+    session_key: &[u8; 20],
+    client: ClientInfo,
+) -> Result<Dialled<Direction>, DialError> {
+    converse(wire, ClientLogin::additional(host, session_key, client), |next| match next {
         ClientNext::Additional(direction) => Some(direction),
         _ => None,
     })
 }
 
 fn converse<W>(
-    route: &Route,
+    mut wire: Wire,
     mut login: ClientLogin,
     granted: impl Fn(ClientNext) -> Option<W>,
 ) -> Result<Dialled<W>, DialError> {
-    let mut wire = Wire::connect(route.server, &route.tls, route.timeout)?;
+    match answer(&mut wire, &mut login, granted) {
+        Ok(granted) => {
+            let (socket, Parts { layer, cipher }) = wire.into_parts();
+            Ok(Dialled { socket, layer, granted, plain: login.into_leftover(), cipher })
+        }
+        Err(error) => {
+            wire.close();
+            Err(error)
+        }
+    }
+}
+
+fn answer<W>(
+    wire: &mut Wire,
+    login: &mut ClientLogin,
+    granted: impl Fn(ClientNext) -> Option<W>,
+) -> Result<W, DialError> {
     wire.send(&login.start())?;
     loop {
         match login.next() {
@@ -102,14 +141,11 @@ fn converse<W>(
             ClientNext::Write(bytes) => wire.send(&bytes)?,
             ClientNext::Refused(refusal) => return Err(DialError::Refused(refusal.number)),
             ClientNext::Failed(error) => return Err(error.into()),
-            ClientNext::Redirect(_) => return Err(DialError::Redirected),
-            next => {
-                let Some(granted) = granted(next) else {
-                    return Err(DialError::OutOfTurn);
-                };
-                let (socket, Parts { layer, cipher }) = wire.into_parts();
-                return Ok(Dialled { socket, layer, granted, plain: login.into_leftover(), cipher });
+            ClientNext::Redirect(redirect) => {
+                wire.send(&redirect.goodbye)?;
+                return Err(DialError::Redirected(redirect));
             }
+            next => return granted(next).ok_or(DialError::OutOfTurn),
         }
     }
 }

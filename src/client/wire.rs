@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::tls::record::RECORD_BYTES_MAX;
 pub struct Wire {
     socket: TcpStream,
     tls: Buffered,
+    fingerprint: Option<[u8; 32]>,
 }
 
 /// Why there is no TLS connection, or none any more.
@@ -45,7 +46,19 @@ impl Wire {
     /// See [`WireError`].
     pub fn connect(server: SocketAddr, tls: &Arc<ClientConfig>, timeout: Duration) -> Result<Self, WireError> {
         let socket = TcpStream::connect_timeout(&server, timeout)?;
-        let name = ServerName::IpAddress(server.ip().into());
+        Self::over(socket, ServerName::IpAddress(server.ip().into()), tls, timeout)
+    }
+
+    /// Shakes hands with the server called `name` at the other end of `socket`, which may be any stream.
+    ///
+    /// # Errors
+    /// See [`WireError`].
+    pub fn over(
+        socket: TcpStream,
+        name: ServerName<'static>,
+        tls: &Arc<ClientConfig>,
+        timeout: Duration,
+    ) -> Result<Self, WireError> {
         Self::shake_hands(socket, Handshake::client(tls, name, AeadBackend::AwsLc)?, timeout)
     }
 
@@ -58,11 +71,20 @@ impl Wire {
     }
 
     fn shake_hands(mut socket: TcpStream, mut handshake: Handshake, timeout: Duration) -> Result<Self, WireError> {
-        socket.set_nodelay(true)?;
+        // A helper program's socket pair knows no such thing.
+        let _ = socket.set_nodelay(true);
         socket.set_read_timeout(Some(timeout))?;
         socket.set_write_timeout(Some(timeout))?;
         loop {
-            match handshake.step()? {
+            let step = match handshake.step() {
+                Ok(step) => step,
+                Err(error) => {
+                    // The alert tells the peer why; whether it arrives does not matter to us.
+                    let _ = socket.write_all(&handshake.alert());
+                    return Err(error.into());
+                }
+            };
+            match step {
                 Step::Write(bytes) => socket.write_all(&bytes)?,
                 Step::NeedBytes => {
                     let bytes = read_some(&mut socket)?;
@@ -71,7 +93,8 @@ impl Wire {
                 Step::Done => break,
             }
         }
-        Ok(Self { socket, tls: Buffered::new(handshake.finish()?) })
+        let fingerprint = handshake.server_fingerprint();
+        Ok(Self { socket, tls: Buffered::new(handshake.finish()?), fingerprint })
     }
 
     /// Sends `plain`.
@@ -95,6 +118,18 @@ impl Wire {
             let bytes = read_some(&mut self.socket)?;
             self.tls.receive(&bytes);
         }
+    }
+
+    /// SHA-256 of the server's certificate, at the client's end.
+    pub fn fingerprint(&self) -> Option<[u8; 32]> {
+        self.fingerprint
+    }
+
+    /// Ends it properly: stock programs take an end without close_notify badly (protocol note §1.1).
+    pub fn close(mut self) {
+        // What is not delivered now will not be missed.
+        let _ = self.socket.write_all(&self.tls.close_notify());
+        let _ = self.socket.shutdown(Shutdown::Write);
     }
 
     /// The socket, blocking still, with keys and what was received but not opened.

@@ -15,8 +15,9 @@ use super::report::LaneReport;
 use super::{LaneIo, Link, SendFault};
 use crate::sys::bpf::{Base, Classic};
 use crate::sys::netdev::{Device, Devices};
-use crate::sys::packet::{Options, PacketSocket, Segments, VnetHeader};
+use crate::sys::packet::{Options, PacketSocket};
 use crate::sys::tc::{HostGuard, NoGuard};
+use crate::sys::vnet::{Segments, VnetHeader};
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::{HEADER_BYTES, Mac};
 use crate::wire::offload::{L4Checksum, Offload};
@@ -257,11 +258,11 @@ pub(super) fn fault_of(error: &io::Error) -> SendFault {
 
 /// What is left to do on a frame that came in; `None` if it cannot be told in our terms.
 #[inline]
-fn offload_of(header: VnetHeader, frame: &mut [u8]) -> Option<Offload> {
+pub(crate) fn offload_of(header: VnetHeader, frame: &mut [u8]) -> Option<Offload> {
     let segment_bytes = match header.segments {
         Segments::None => 0,
         Segments::Tcp4 | Segments::Udp => header.segment_bytes,
-        Segments::Other => return None,
+        Segments::Tcp6 | Segments::Other => return None,
     };
     if !header.needs_checksum {
         return Some(Offload { checksum: L4Checksum::Complete, segment_bytes });
@@ -283,7 +284,7 @@ fn offload_of(header: VnetHeader, frame: &mut [u8]) -> Option<Offload> {
 
 /// What is left to do on a frame that goes out.
 #[inline]
-fn header_of(message: &Outgoing<'_>) -> VnetHeader {
+pub(crate) fn header_of(message: &Outgoing<'_>) -> VnetHeader {
     let offload = message.offload();
     if offload == Offload::NONE {
         return VnetHeader::default();

@@ -14,10 +14,14 @@ pub mod netdev;
 pub mod netlink;
 pub mod nic;
 pub mod packet;
+pub mod signals;
 pub mod socket;
 pub mod steer;
+pub mod tap;
 pub mod tc;
+pub mod tcp;
 pub mod uring;
+pub mod vnet;
 pub mod waker;
 pub mod xsk;
 

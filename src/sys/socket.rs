@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::tcp::limit_retransmission_wait;
 use crate::worker::io::CloseHow;
 
 /// Readies a member's TCP socket for a worker.
@@ -18,16 +19,28 @@ use crate::worker::io::CloseHow;
 /// * `TCP_NOTSENT_LOWAT`: the socket counts as writable only while fewer than `notsent_lowat` bytes
 ///   wait unsent, so that plaintext queues with us, where it may still be dropped or reordered.
 /// * No TCP keep-alive: the tunnel has its own.
+/// * Retransmissions at least every 2 s, where the kernel can do that: a session lives for 20 s of silence, and a way
+///   that is back within them shall carry frames at once. So that so many attempts do not end the connection before, it
+///   has a minute; the tunnel's own timeout is shorter.
 ///
 /// # Errors
 /// If `socket` is not a TCP socket.
 pub fn prepare_member_socket(socket: &impl AsFd, notsent_lowat: u32) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(notsent_lowat)?;
-    socket.set_keepalive(false)
+    let options = SockRef::from(socket);
+    options.set_linger(Some(Duration::ZERO))?;
+    options.set_tcp_nodelay(true)?;
+    options.set_tcp_notsent_lowat(notsent_lowat)?;
+    options.set_keepalive(false)?;
+    options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    // Best effort: it needs Linux 6.15.
+    let _ = limit_retransmission_wait(socket, RETRANSMISSION_WAIT);
+    Ok(())
 }
+
+/// Until the kernel gives a silent peer up.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait between two retransmissions.
+const RETRANSMISSION_WAIT: Duration = Duration::from_secs(2);
 
 /// Sets how the kernel will end the connection when `socket` is closed.
 pub(super) fn set_close_mode(socket: &impl AsFd, how: CloseHow) {

@@ -8,17 +8,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs as provider, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
     SupportedProtocolVersion,
 };
 
@@ -98,6 +98,8 @@ impl ServerCertificates {
 pub enum ServerTrust {
     /// This certificate and no other: SHA-256 of its DER form.
     Pin([u8; 32]),
+    /// One that these vouch for, directly or by others, for the name or address that was called.
+    Ca(Arc<RootCertStore>),
     /// Any certificate, as SoftEther clients do by default: safe against listeners, not against
     /// someone in the middle.
     AcceptAny,
@@ -208,14 +210,21 @@ impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
-        _now: UnixTime,
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.trust {
-            ServerTrust::Pin(pin) if fingerprint(end_entity) != pin => {
+        match &self.trust {
+            ServerTrust::Pin(pin) if fingerprint(end_entity) != *pin => {
                 Err(CertificateError::ApplicationVerificationFailure.into())
+            }
+            ServerTrust::Ca(roots) => {
+                let certificate = ParsedCertificate::try_from(end_entity)?;
+                let algorithms = self.algorithms.all;
+                verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+                verify_server_name(&certificate, server_name)?;
+                Ok(ServerCertVerified::assertion())
             }
             ServerTrust::Pin(_) | ServerTrust::AcceptAny => Ok(ServerCertVerified::assertion()),
         }

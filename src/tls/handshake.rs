@@ -20,6 +20,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{ClientConfig, ConnectionTrafficSecrets, ExtractedSecrets, KeyLog, ServerConfig, SupportedCipherSuite};
 
 use super::aead::{AeadBackend, Algorithm};
+use super::config::fingerprint;
 use super::keys::{Direction, KeyAndIv, Secret, Suite, Version};
 use super::layer::{RecordLayer, Role};
 use super::record::record_len;
@@ -194,6 +195,14 @@ impl Handshake {
         // Only while something is queued, which comes before any reading: see `step`.
         while self.side.wants_write() && self.turn().is_ok() {}
         mem::take(&mut self.outgoing)
+    }
+
+    /// SHA-256 of the certificate that the server has shown; nothing on the server's side.
+    pub fn server_fingerprint(&self) -> Option<[u8; 32]> {
+        match &self.side {
+            Side::Server(_) => None,
+            Side::Client(connection) => connection.peer_certificates()?.first().map(fingerprint),
+        }
     }
 
     /// Takes the secrets out of rustls.

@@ -1,0 +1,508 @@
+//! The life of a session, seen from the member: what to ask the dialler for, and when.
+//!
+//! * No session: log in; after a failure wait, longer each time.
+//! * A session with fewer connections than wanted: add one at a time. Without any it still lives at the server for its
+//!   timeout; who comes back in time finds it as it was, and frames pass again without a login.
+//! * A connection whose bytes the server does not acknowledge is stuck. TCP itself would try again ever more seldom, so a
+//!   fresh one is called until the way is there again, and takes the place of the stuck one.
+//! * The server does not know the session (answer 13), or was silent for its timeout: log in.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::args::ConnectArgs;
+use super::backoff::Backoff;
+use super::dhcp::DhcpClient;
+use super::dialler::{Answer, CallError, Dialler, Entered, Order};
+use super::identity::{Standing, hex};
+use super::report::{Reporter, notify, rate, span};
+use super::{ConnectError, WATCH_SIGNALS, while_doing};
+use crate::client::card::{Card, Line, News};
+use crate::ids::ConnKey;
+use crate::metrics::closes::CloseReason;
+use crate::sys::clock::monotonic;
+use crate::sys::tap::Tap;
+use crate::sys::tcp::{TcpInfo, tcp_info};
+use crate::tick::Tick;
+use crate::tls::keys::{Suite, Version};
+use crate::tunnel::error_code::ErrorCode;
+use crate::tunnel::link::Carried;
+use crate::worker::io::StreamIo;
+
+/// See the module text.
+pub(super) struct Life<'a, Io> {
+    card: Card<Io, Tap>,
+    args: &'a ConnectArgs,
+    reporter: &'a mut Reporter,
+    dialler: Dialler,
+    backoff: Backoff,
+    state: State,
+    /// Number of the session, counted from 1.
+    sessions: u64,
+    /// The program to start once the card is up.
+    dhcp_program: Option<PathBuf>,
+    dhcp: Option<DhcpClient>,
+    seed: u64,
+    now: Tick,
+    look_at: Tick,
+    /// At the last look: when, and what had been carried.
+    looked: (Tick, Carried),
+    told_to_stop: bool,
+}
+
+enum State {
+    Waiting { until: Tick },
+    LoggingIn,
+    Up(Box<Session>),
+}
+
+struct Session {
+    number: u64,
+    name: String,
+    key: zeroize::Zeroizing<[u8; 20]>,
+    /// Connections there should be.
+    wanted: usize,
+    since: Tick,
+    path: String,
+    cipher: String,
+    lines: Vec<Attached>,
+    /// A connection was ordered.
+    joining: bool,
+    join_at: Tick,
+    /// The server is of our kind: it takes a reset well.
+    is_ours: bool,
+}
+
+struct Attached {
+    key: ConnKey,
+    /// The same socket, to ask about; none where it is no TCP.
+    probe: Option<OwnedFd>,
+}
+
+impl Session {
+    fn infos(&self) -> impl Iterator<Item = (ConnKey, TcpInfo)> + '_ {
+        self.lines.iter().filter_map(|line| Some((line.key, tcp_info(line.probe.as_ref()?).ok()?)))
+    }
+
+    /// One of those that are stuck.
+    fn stuck(&self) -> Option<ConnKey> {
+        self.infos().find(|(_, info)| is_stuck(info)).map(|(key, _)| key)
+    }
+}
+
+/// Three timeouts in a row come after 1.4 s at the least; a lost segment alone does not make them.
+fn is_stuck(info: &TcpInfo) -> bool {
+    info.timeouts >= STUCK_TIMEOUTS && info.silent >= STUCK_SILENT
+}
+
+impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
+    pub(super) fn new(
+        card: Card<Io, Tap>,
+        args: &'a ConnectArgs,
+        reporter: &'a mut Reporter,
+        dialler: Dialler,
+        dhcp_program: Option<PathBuf>,
+        seed: u64,
+    ) -> Self {
+        let now = monotonic();
+        Self {
+            card,
+            args,
+            reporter,
+            dialler,
+            backoff: Backoff::new(seed),
+            state: State::Waiting { until: now },
+            sessions: 0,
+            dhcp_program,
+            dhcp: None,
+            seed,
+            now,
+            look_at: now,
+            looked: (now, Carried::default()),
+            told_to_stop: false,
+        }
+    }
+
+    /// Until a signal comes, or something that time does not cure.
+    pub(super) fn run(mut self) -> Result<(), ConnectError> {
+        while !self.told_to_stop {
+            self.turn(self.next_time())?;
+            self.hear()?;
+            self.tend();
+        }
+        self.stop()
+    }
+
+    /// One turn of the card.
+    fn turn(&mut self, until: Tick) -> Result<(), ConnectError> {
+        self.card.wait(until).map_err(while_doing("wait for the connections"))?;
+        self.now = monotonic();
+        let device = |error| ConnectError::Device(format!("device {} is gone: {error}", self.args.device));
+        self.card.step(self.now).map_err(device)
+    }
+
+    fn next_time(&self) -> Tick {
+        match &self.state {
+            State::Waiting { until } => self.look_at.min(*until),
+            State::LoggingIn => self.look_at,
+            State::Up(session) if session.joining || session.lines.len() >= session.wanted => self.look_at,
+            State::Up(session) => self.look_at.min(session.join_at),
+        }
+    }
+
+    /// Takes what card and dialler have to tell.
+    fn hear(&mut self) -> Result<(), ConnectError> {
+        let news: Vec<News> = self.card.news().collect();
+        for news in news {
+            match news {
+                News::Lost(key, reason) => self.lost(key, reason),
+                News::Expired => self.session_over("the server was silent for the session's timeout"),
+                News::Ready(WATCH_SIGNALS) => self.told_to_stop = true,
+                News::Ready(_) | News::Woken => {}
+            }
+        }
+        while let Some(answer) = self.dialler.answer() {
+            match answer {
+                Answer::Entered(entered) => self.entered(*entered)?,
+                Answer::NotEntered(error) => self.not_entered(&error)?,
+                Answer::Joined(number, line) => self.joined(number, line),
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what time has made due.
+    fn tend(&mut self) {
+        let now = self.now;
+        match &mut self.state {
+            State::Waiting { until } if now >= *until => {
+                self.state = State::LoggingIn;
+                self.reporter.tell(
+                    "connecting",
+                    json!({"server": self.args.server.to_string()}),
+                    &format!("calling {}", self.args.server),
+                );
+                self.dialler.order(Order::Login);
+            }
+            State::Up(session)
+                if !session.joining && session.lines.len() < session.wanted && now >= session.join_at =>
+            {
+                // Without any the way may be dead, and shall not be waited for when it is back.
+                let patience = if session.lines.is_empty() { PATIENCE_STUCK } else { PATIENCE };
+                order_join(session, &self.dialler, patience);
+            }
+            _ => {}
+        }
+        if now >= self.look_at {
+            self.look_at = now + LOOK;
+            self.replace_stuck();
+            self.show();
+        }
+    }
+
+    /// Calls a fresh connection if one is stuck. Once that is there, the way is: a stuck one has a moment to recover by
+    /// itself, with all that it has to send, and then one of them goes.
+    fn replace_stuck(&mut self) {
+        let State::Up(session) = &mut self.state else { return };
+        if session.joining || self.now < session.join_at {
+            return;
+        }
+        let stuck = session.stuck();
+        if session.lines.len() <= session.wanted {
+            if stuck.is_some() {
+                order_join(session, &self.dialler, PATIENCE_STUCK);
+            }
+            return;
+        }
+        // A reset tells the server at once, which then sends by another connection what waits for this one. Stock servers
+        // lose the session's other connections by it (protocol note §1.1).
+        let reason = if session.is_ours { CloseReason::SocketFailed } else { CloseReason::Timeout };
+        match (stuck, session.lines.last()) {
+            (Some(stuck), _) => self.card.drop_conn(stuck, reason),
+            (None, Some(newest)) => self.card.drop_conn(newest.key, CloseReason::SessionEnded),
+            (None, None) => {}
+        }
+    }
+
+    fn entered(&mut self, entered: Entered) -> Result<(), ConnectError> {
+        let Entered { line, welcome, path, suite, fingerprint, standing } = entered;
+        self.sessions += 1;
+        let timeout = Duration::from_millis(welcome.timeout_ms.into());
+        self.card.begin(timeout, welcome.compress, self.seed ^ self.sessions);
+        let mut session = Session {
+            number: self.sessions,
+            name: welcome.session_name.clone(),
+            key: welcome.session_key.clone(),
+            wanted: usize::from(welcome.max_connection),
+            since: self.now,
+            path,
+            cipher: describe(suite),
+            lines: Vec::new(),
+            joining: false,
+            join_at: self.now,
+            is_ours: welcome.hello.product.starts_with("Hublane"),
+        };
+        attach(&mut self.card, &mut session, line).map_err(while_doing("watch a connection"))?;
+        if standing == Standing::FirstSeen {
+            let fields = json!({"fingerprint": hex(&fingerprint), "server": self.args.server.to_string()});
+            let text = format!("first time at {}: fingerprint sha256:{}", self.args.server, hex(&fingerprint));
+            self.reporter.tell("first_seen", fields, &text);
+        }
+        let fields = json!({
+            "session": session.name, "server": welcome.hello.product, "path": session.path, "cipher": session.cipher,
+            "connections": session.wanted, "timeout_ms": welcome.timeout_ms, "compress": welcome.compress,
+        });
+        let text = format!("connected: {}, {}, {}", session.name, session.path, session.cipher);
+        self.reporter.tell("connected", fields, &text);
+        if let Some(message) = &welcome.message {
+            self.reporter.tell("message", json!({"text": message}), &printable(message));
+        }
+        notify(&format!("READY=1\nSTATUS=connected to {} as {}", self.args.server, session.name));
+        self.state = State::Up(Box::new(session));
+        if let Some(program) = self.dhcp_program.take() {
+            let failed = |error| ConnectError::Device(format!("{} cannot be started: {error}", program.display()));
+            self.dhcp = Some(DhcpClient::start(&program, self.card.device().name()).map_err(failed)?);
+        }
+        Ok(())
+    }
+
+    fn not_entered(&mut self, error: &CallError) -> Result<(), ConnectError> {
+        let text = describe_refusal(error);
+        // What was right once may be right again: a hub that is away, somebody else's network.
+        if self.sessions == 0 {
+            if error.is_certificate() {
+                return Err(ConnectError::Certificate(text));
+            }
+            if error.refusal().is_some_and(is_for_good) {
+                return Err(ConnectError::Refused(text));
+            }
+        }
+        self.wait(&text);
+        Ok(())
+    }
+
+    fn wait(&mut self, why: &str) {
+        let wait = self.backoff.next_wait();
+        let secs = format!("{:.1}", wait.as_secs_f64());
+        let fields = json!({"reason": why, "retry_ms": u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)});
+        self.reporter.tell("waiting", fields, &format!("{why}; again in {secs} s"));
+        self.state = State::Waiting { until: self.now + wait };
+    }
+
+    fn joined(&mut self, number: u64, line: Result<Box<Line<OwnedFd>>, CallError>) {
+        let session = match &mut self.state {
+            State::Up(session) if session.number == number => session,
+            // Of a session that has ended meanwhile.
+            _ => return,
+        };
+        session.joining = false;
+        session.join_at = self.now + JOIN_AGAIN;
+        let error = match line {
+            Ok(line) => {
+                let failed = attach(&mut self.card, session, *line).is_err();
+                session.join_at = if session.lines.len() > session.wanted { self.now + RECOVERY } else { self.now };
+                if failed {
+                    return;
+                }
+                let count = session.lines.len();
+                return self.reporter.tell("attached", json!({"connections": count}), &format!("{count} connections"));
+            }
+            Err(error) => error,
+        };
+        let gone = [ErrorCode::SessionTimeout, ErrorCode::InvalidProtocol].map(ErrorCode::number);
+        match error.refusal() {
+            Some(code) if gone.contains(&code) => self.session_over("the server does not know the session any more"),
+            _ => {
+                let text = error.to_string();
+                self.reporter.tell("not_attached", json!({"reason": text}), &format!("no further connection: {text}"));
+            }
+        }
+    }
+
+    fn lost(&mut self, key: ConnKey, reason: CloseReason) {
+        let State::Up(session) = &mut self.state else { return };
+        let Some(at) = session.lines.iter().position(|line| line.key == key) else { return };
+        session.lines.remove(at);
+        let left = session.lines.len();
+        let fields = json!({"reason": reason.label(), "connections": left});
+        let text = format!("a connection has ended, {left} left: {}", reason.help().trim());
+        self.reporter.tell("lost", fields, &text);
+    }
+
+    /// The session has gone: a new one, at once if this one had lived for a while.
+    fn session_over(&mut self, why: &str) {
+        let State::Up(session) = std::mem::replace(&mut self.state, State::LoggingIn) else { return };
+        self.card.end();
+        notify(&format!("STATUS={why}"));
+        if self.now.since(session.since) < SETTLED {
+            return self.wait(why);
+        }
+        self.backoff.reset();
+        self.reporter.tell("disconnected", json!({"reason": why, "session": session.name}), why);
+        self.state = State::Waiting { until: self.now };
+    }
+
+    /// The line of state.
+    fn show(&mut self) {
+        let carried = self.card.carried();
+        let (before, then) = self.looked;
+        let ms = u64::try_from(self.now.since(before).as_millis()).unwrap_or(u64::MAX);
+        if ms < 1_000 || !self.reporter.shows_state() {
+            return;
+        }
+        self.looked = (self.now, carried);
+        let a_second = |now: u64, then: u64| rate((now - then).saturating_mul(1_000) / ms);
+        let rates = format!(
+            "in {}, out {}",
+            a_second(carried.bytes_in, then.bytes_in),
+            a_second(carried.bytes_out, then.bytes_out)
+        );
+        let text = match &self.state {
+            State::Waiting { until } => format!("waiting, again in {} s", until.since(self.now).as_secs()),
+            State::LoggingIn => format!("calling {}", self.args.server),
+            State::Up(session) => {
+                let infos: Vec<_> = session.infos().map(|(_, info)| info).collect();
+                let rtt = infos.iter().map(|info| info.rtt).min().unwrap_or_default();
+                let again: u32 = infos.iter().map(|info| info.retransmitted).sum();
+                format!(
+                    "{} | {rates} | {:.1} ms, {again} sent again | {} x {} | {} | {}",
+                    session.name,
+                    rtt.as_secs_f64() * 1e3,
+                    session.lines.len(),
+                    session.path,
+                    session.cipher,
+                    span(self.now.since(session.since).as_secs()),
+                )
+            }
+        };
+        self.reporter.state(&text);
+    }
+
+    /// Ends everything in good order: the DHCP client gives its address back, then the connections are closed.
+    fn stop(mut self) -> Result<(), ConnectError> {
+        notify("STOPPING=1");
+        let end = self.now + STOPPING;
+        if let Some(dhcp) = &mut self.dhcp {
+            dhcp.ask_to_end();
+        }
+        while self.dhcp.as_mut().is_some_and(|dhcp| !dhcp.has_ended()) && self.now < end {
+            self.turn(self.now + Duration::from_millis(50))?;
+        }
+        self.card.end();
+        while !self.card.is_closed() && self.now < end {
+            self.turn(end)?;
+        }
+        let Carried { frames_in, bytes_in, frames_out, bytes_out, .. } = self.card.carried();
+        let fields = json!({
+            "frames_in": frames_in, "bytes_in": bytes_in, "frames_out": frames_out, "bytes_out": bytes_out,
+        });
+        self.reporter.tell("ended", fields, &format!("ended; {bytes_in} bytes in, {bytes_out} out"));
+        Ok(())
+    }
+}
+
+fn attach<Io: StreamIo<Socket = OwnedFd>>(
+    card: &mut Card<Io, Tap>,
+    session: &mut Session,
+    line: Line<OwnedFd>,
+) -> std::io::Result<()> {
+    // What is no TCP cannot be asked.
+    let probe = line.socket.try_clone().ok().filter(|probe| tcp_info(probe).is_ok());
+    let key = card.attach(line)?;
+    session.lines.push(Attached { key, probe });
+    Ok(())
+}
+
+fn order_join(session: &mut Session, dialler: &Dialler, patience: Duration) {
+    session.joining = true;
+    dialler.order(Order::Join { key: session.key.clone(), session: session.number, patience });
+}
+
+/// The same login would be refused again.
+fn is_for_good(code: u32) -> bool {
+    const FOR_GOOD: [ErrorCode; 5] = [
+        ErrorCode::AuthTypeNotSupported,
+        ErrorCode::HubNotFound,
+        ErrorCode::AuthFailed,
+        ErrorCode::AccessDenied,
+        ErrorCode::EmptyPasswordLocalOnly,
+    ];
+    code == BRIDGE_DENIED || FOR_GOOD.iter().any(|known| known.number() == code)
+}
+
+/// What went wrong, for people.
+fn describe_refusal(error: &CallError) -> String {
+    match error.refusal() {
+        None => error.to_string(),
+        Some(code) => match ErrorCode::from_number(code) {
+            Some(known) => format!("the server refuses the login: {} (code {code})", known.help()),
+            None => format!("the server refuses the login with code {code}"),
+        },
+    }
+}
+
+fn describe(suite: Suite) -> String {
+    let version = match suite.version() {
+        Version::Tls12 => "TLS 1.2",
+        Version::Tls13 => "TLS 1.3",
+    };
+    format!("{version} {}", suite.name())
+}
+
+/// A server's text on our terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
+/// Bridge mode is denied (protocol note §3.5).
+const BRIDGE_DENIED: u32 = 108;
+/// Distance of two looks at connections and of two lines of state.
+const LOOK: Duration = Duration::from_millis(500);
+/// For the server's TCP to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same while a connection is stuck: TCP's own second attempt comes after a second, the next after two more.
+const PATIENCE_STUCK: Duration = Duration::from_millis(1_500);
+/// After a further connection has failed.
+const JOIN_AGAIN: Duration = Duration::from_millis(500);
+/// For a stuck connection, once the way is there again; TCP itself tries every second.
+const RECOVERY: Duration = Duration::from_millis(1_100);
+/// See [`is_stuck`].
+const STUCK_TIMEOUTS: u8 = 3;
+const STUCK_SILENT: Duration = Duration::from_millis(1_500);
+/// A session that ends sooner did not work: the next login waits.
+const SETTLED: Duration = Duration::from_secs(10);
+/// Longest end.
+const STOPPING: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::dial::DialError;
+
+    #[test]
+    fn refusals() {
+        for (code, for_good) in [(9, true), (8, true), (12, true), (108, true), (16, false), (10, false), (13, false)] {
+            assert_eq!(is_for_good(code), for_good, "{code}");
+            let text = describe_refusal(&CallError::Dial(DialError::Refused(code)));
+            assert!(text.contains(&format!("code {code}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn stuck_is_more_than_one_lost_segment() {
+        let info =
+            |timeouts, silent_ms| TcpInfo { timeouts, silent: Duration::from_millis(silent_ms), ..TcpInfo::default() };
+        for (timeouts, silent_ms, want) in [(0, 60_000, false), (1, 2_000, false), (3, 300, false), (3, 1_500, true)] {
+            assert_eq!(is_stuck(&info(timeouts, silent_ms)), want, "{timeouts} {silent_ms}");
+        }
+    }
+
+    #[test]
+    fn a_server_cannot_write_to_the_terminal() {
+        assert_eq!(printable("hello\u{1b}[2J\nworld\u{7}"), "hello [2J\nworld ");
+    }
+}
