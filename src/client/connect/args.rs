@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
+use crate::client::via::Via;
 use crate::config::DEFAULT_HUB;
 use crate::sys::features::FeatureMask;
 use crate::wire::ethernet::Mac;
@@ -17,6 +18,14 @@ pub struct ConnectArgs {
     /// Server, as HOST, HOST:PORT or [IPV6]:PORT [port: 443].
     #[arg(value_name = "HOST[:PORT]")]
     pub server: Endpoint,
+    /// The way to the server: direct, http://[USER@]HOST:PORT, socks4://, socks4a://, socks5:// or ssh://[USER@]HOST
+    /// [default: what https_proxy or all_proxy say, else direct].
+    #[arg(long, value_name = "WAY")]
+    pub via: Option<Via>,
+    /// Take the proxy's password from the first line of this file [default: environment variable
+    /// HUBLANE_PROXY_PASSWORD, else asked on the terminal].
+    #[arg(long, value_name = "FILE")]
+    pub proxy_password_file: Option<PathBuf>,
     /// Hub to join.
     #[arg(long, default_value = DEFAULT_HUB, value_name = "HUB")]
     pub hub: String,

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::net::{IpAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -20,6 +20,7 @@ use super::args::{Auth, Endpoint};
 use super::identity::{Identity, IdentityError, Standing};
 use crate::client::card::Line;
 use crate::client::dial::{DialError, Dialled, join, log_in};
+use crate::client::via::{self, Helper, Opened, Via, ViaError};
 use crate::client::wire::{Wire, WireError};
 use crate::sys::socket::prepare_member_socket;
 use crate::sys::tcp::limit_retransmission_wait;
@@ -31,29 +32,6 @@ use crate::tunnel::error_code::ErrorCode;
 use crate::tunnel::link::Way;
 use crate::tunnel::login::client::{Account, Redirect, Secret, WelcomeSeen};
 use crate::tunnel::login::{ClientInfo, Direction, Wants};
-
-/// Opens a stream to `host`: the one place that does.
-///
-/// # Errors
-/// If no address of it answers in time.
-pub(super) fn open(host: &str, port: u16, timeout: Duration) -> io::Result<Opened> {
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(socket) => return Ok(Opened { socket: socket.into(), path: format!("direct {address}") }),
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
-}
-
-/// A stream to a server.
-pub(super) struct Opened {
-    /// The stream.
-    pub(super) socket: OwnedFd,
-    /// By which way, for people.
-    pub(super) path: String,
-}
 
 /// What the dialler is told.
 pub(super) enum Order {
@@ -100,8 +78,8 @@ pub(super) struct Entered {
 #[derive(Debug, Error)]
 pub(super) enum CallError {
     /// No stream.
-    #[error("{0} does not answer: {1}")]
-    Open(Endpoint, io::Error),
+    #[error("no way to {0}: {1}")]
+    Open(Endpoint, ViaError),
     /// The name cannot stand in a certificate.
     #[error("\"{0}\" is neither a name nor an address")]
     Name(String),
@@ -139,6 +117,8 @@ impl CallError {
 pub(super) struct Caller {
     /// The server of the command line.
     pub(super) server: Endpoint,
+    /// The way there.
+    pub(super) via: Via,
     /// What its certificate is compared with.
     pub(super) identity: Identity,
     /// Hub, user, and what the server is told about us.
@@ -169,7 +149,7 @@ impl Dialler {
     pub(super) fn start(caller: Caller, waker: Waker) -> io::Result<Self> {
         let (orders, ordered) = mpsc::channel();
         let (tell, answers) = mpsc::channel();
-        let mut line = Calling { tls: caller.identity.tls(), caller, member: None };
+        let mut line = Calling { tls: caller.identity.tls(), caller, member: None, helpers: Vec::new() };
         std::thread::Builder::new().name("dialler".into()).spawn(move || {
             for order in ordered {
                 let answer = line.answer(order);
@@ -200,6 +180,8 @@ struct Calling {
     tls: Arc<ClientConfig>,
     /// Where the cluster has sent us, and the fingerprint of the certificate there.
     member: Option<(Endpoint, [u8; 32])>,
+    /// What carries the bytes of connections that are no TCP of ours.
+    helpers: Vec<Helper>,
 }
 
 /// A server that has shown who it is.
@@ -276,7 +258,7 @@ impl Calling {
         Ok(Entered { line, welcome: granted, path, suite, fingerprint, standing })
     }
 
-    fn join(&self, key: &[u8; 20], patience: Duration) -> Result<Box<Line<OwnedFd>>, CallError> {
+    fn join(&mut self, key: &[u8; 20], patience: Duration) -> Result<Box<Line<OwnedFd>>, CallError> {
         let Called { wire, .. } = self.call(patience)?;
         let Dialled { socket, layer, granted, plain, cipher } =
             join(wire, &self.target().host, key, self.caller.client.clone())?;
@@ -293,11 +275,13 @@ impl Calling {
     }
 
     /// A TLS connection to whom it should be.
-    fn call(&self, patience: Duration) -> Result<Called, CallError> {
-        let server = self.target();
+    fn call(&mut self, patience: Duration) -> Result<Called, CallError> {
+        let server = self.target().clone();
+        self.helpers.retain_mut(|helper| !helper.is_over());
         let name = ServerName::try_from(server.host.clone()).map_err(|_| CallError::Name(server.host.clone()))?;
-        let Opened { socket, path } =
-            open(&server.host, server.port, patience).map_err(|error| CallError::Open(server.clone(), error))?;
+        let opened = via::open(&self.caller.via, &server.host, server.port, patience);
+        let Opened { socket, path, helper, .. } = opened.map_err(|error| CallError::Open(server.clone(), error))?;
+        self.helpers.extend(helper);
         let socket = TcpStream::from(socket);
         let local = socket.local_addr().ok().map(|local| (local.ip(), local.port()));
         // The certificate of a cluster's member is compared here, whoever else would vouch for it.
@@ -305,7 +289,7 @@ impl Calling {
         let wire = Wire::over(socket, name, tls, PATIENCE.min(patience * 3)).map_err(DialError::from)?;
         let fingerprint = wire.fingerprint().unwrap_or_default();
         let standing = match &self.member {
-            None => self.caller.identity.check(server, &fingerprint),
+            None => self.caller.identity.check(&server, &fingerprint),
             Some((_, wanted)) if *wanted == fingerprint => Ok(Standing::Certain),
             Some((member, _)) => {
                 wire.close();

@@ -31,6 +31,7 @@ use self::identity::{Identity, IdentityError};
 use self::report::Reporter;
 use self::session::Life;
 use crate::client::card::{Card, WATCH_DEVICE};
+use crate::client::via::Via;
 use crate::sys::clock::monotonic;
 use crate::sys::epoll::{EpollConfig, EpollIo};
 use crate::sys::features::KernelFeatures;
@@ -104,10 +105,24 @@ pub fn run(args: &ConnectArgs) -> ExitCode {
     }
 }
 
+/// The way that is asked for, or that the environment names; its password is asked for before anything is made.
+fn way(args: &ConnectArgs) -> Result<Via, ConnectError> {
+    let usage = |error: String| ConnectError::Usage(error);
+    let mut via = match &args.via {
+        Some(via) => via.clone(),
+        None => {
+            Via::from_environment(&args.server.host).map_err(|error| usage(error.to_string()))?.unwrap_or(Via::Direct)
+        }
+    };
+    via.find_password(args.proxy_password_file.as_deref()).map_err(|error| usage(error.to_string()))?;
+    Ok(via)
+}
+
 fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectError> {
     let identity = Identity::of(args).map_err(|error: IdentityError| ConnectError::Usage(error.to_string()))?;
     let dhcp = if args.dhcp { Some(dhcp::find().map_err(ConnectError::Device)?) } else { None };
     let password = password::password(args).map_err(ConnectError::Usage)?;
+    let via = way(args)?;
     forbid_core_dumps().map_err(while_doing("forbid core dumps"))?;
     let signals = signals::catch().map_err(while_doing("catch signals"))?;
     let tap = device(args)?;
@@ -116,6 +131,7 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
     let waker = Waker::new().map_err(while_doing("make an eventfd"))?;
     let caller = Caller {
         server: args.server.clone(),
+        via,
         identity,
         hub: args.hub.clone(),
         user: args.user.clone(),

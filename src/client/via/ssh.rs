@@ -39,6 +39,11 @@ impl Helper {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).text()
     }
 
+    /// Whether it has ended.
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|ended| ended.is_some())
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
