@@ -1,5 +1,6 @@
 //! The command line as typed. What it means is decided by [`crate::config`].
 #![forbid(unsafe_code)]
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::bare_urls, reason = "comments are the texts of --help")]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;

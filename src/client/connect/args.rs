@@ -1,5 +1,6 @@
 //! Options of `hublane connect`.
 #![forbid(unsafe_code)]
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::bare_urls, reason = "comments are the texts of --help")]
 
 use std::net::IpAddr;
 use std::path::PathBuf;
