@@ -3,14 +3,7 @@
 # and what attaching and detaching does to the traffic of the host itself on the same device. Source after demo_nat.sh.
 
 demo_lane() {
-    "$ROOT/scripts/setup"
-    # shellcheck source=/dev/null
-    . "$ROOT/scripts/lib/dhcp.sh"
-    hublane_build
-    net_up 2
-    internet_up
-    operators_network
-    table_head 'demo lane'
+    demo_begin 'demo lane'
     local queues workers
     for queues in 1 2; do
         for workers in 1 2; do lane_rows $queues $workers; done

@@ -13,7 +13,8 @@ OUR_DROPS='^(nat|gateway|egress|lane|dhcp|dns)_'
 FORBIDDEN='169.254.169.254 10.99.0.1 192.168.77.1 172.16.5.5'
 BACK_SECONDS=30
 
-demo_nat() {
+# demo_begin NAME: everything but the server, and the head of the table.
+demo_begin() {
     "$ROOT/scripts/setup"
     # shellcheck source=/dev/null
     . "$ROOT/scripts/lib/dhcp.sh"
@@ -21,7 +22,11 @@ demo_nat() {
     net_up 2
     internet_up
     operators_network
-    table_head 'demo nat'
+    table_head "$1"
+}
+
+demo_nat() {
+    demo_begin 'demo nat'
     row server nat_server
     row clients start_clients
     row addresses nat_addresses

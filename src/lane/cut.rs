@@ -61,7 +61,7 @@ fn cut_payload(packet: &mut [u8], place: L4Place, segment_bytes: usize, sink: &m
         segment[..headers].copy_from_slice(template);
         segment[4..6].copy_from_slice(&id.to_be_bytes());
         if is_tcp {
-            cut_tcp(&mut segment[place.at..], at - headers, count == 0, is_last);
+            tcp::move_on(&mut segment[place.at..], at - headers, count == 0, is_last);
         }
         let total = segment.len();
         set_total_bytes(segment, total);
@@ -72,20 +72,6 @@ fn cut_payload(packet: &mut [u8], place: L4Place, segment_bytes: usize, sink: &m
         count += 1;
     }
     count
-}
-
-/// Moves a header `offset` bytes on in the stream. What begins a stretch stands in its first segment (CWR), what ends
-/// it in its last.
-fn cut_tcp(header: &mut [u8], offset: usize, is_first: bool, is_last: bool) {
-    let seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    let seq = seq.wrapping_add(u32::try_from(offset).unwrap_or(0));
-    header[4..8].copy_from_slice(&seq.to_be_bytes());
-    if !is_first {
-        header[13] &= !CWR;
-    }
-    if !is_last {
-        header[13] &= !(FIN | PSH);
-    }
 }
 
 /// Computes the checksum of a whole packet, and the length in a header of UDP.
@@ -105,8 +91,5 @@ fn finish(packet: &mut [u8], place: L4Place) {
     packet[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
-const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
-const CWR: u8 = 0x80;
 /// Headers of IPv4 and TCP with all options they can have.
 const HEADERS_BYTES_MAX: usize = 120;

@@ -236,7 +236,7 @@ impl Segment {
     fn may_merge(&self, packet: &[u8]) -> bool {
         let plain_ip = packet[0] == 0x45 && packet[6] & 0x40 != 0;
         let lengths_hold = usize::from(u16::from_be_bytes([packet[2], packet[3]])) == packet.len();
-        let plain_tcp = self.flags & !(PSH | ECE) == tcp::FLAG_ACK;
+        let plain_tcp = self.flags & !(tcp::FLAG_PSH | tcp::FLAG_ECE) == tcp::FLAG_ACK;
         plain_ip && lengths_hold && plain_tcp && self.payload > 0
     }
 }
@@ -337,7 +337,7 @@ impl TxBurst {
             bytes => usize::from(bytes),
         };
         let is_whole = segment.payload.is_multiple_of(segment_bytes.max(1));
-        if may_merge && segment.flags & PSH == 0 && segment_bytes >= SEGMENT_BYTES_MIN && is_whole {
+        if may_merge && segment.flags & tcp::FLAG_PSH == 0 && segment_bytes >= SEGMENT_BYTES_MIN && is_whole {
             self.open[place] = Open {
                 round: self.round,
                 message,
@@ -475,7 +475,7 @@ impl TxBurst {
             return false;
         }
         self.grow(open, packet, segment);
-        let goes_on = segment.flags & PSH == 0 && segment.payload.is_multiple_of(open.segment_bytes);
+        let goes_on = segment.flags & tcp::FLAG_PSH == 0 && segment.payload.is_multiple_of(open.segment_bytes);
         let entry = &mut self.open[place];
         entry.verified = true;
         entry.next_seq = advance(segment.seq, segment.payload);
@@ -504,7 +504,7 @@ impl TxBurst {
         message.parts += 1;
         message.offload.segment_bytes = u16::try_from(open.segment_bytes).unwrap_or(u16::MAX);
         let flags_at = self.pieces[usize::from(message.first)].start + ETHERNET_BYTES + segment.place.at + 13;
-        self.arena[flags_at] |= segment.flags & PSH;
+        self.arena[flags_at] |= segment.flags & tcp::FLAG_PSH;
     }
 }
 
@@ -523,7 +523,7 @@ fn same_headers(a: &[u8], b: &[u8], place: L4Place) -> bool {
     a[..2] == b[..2]
         && a[6..10] == b[6..10]
         && x[8..13] == y[8..13]
-        && (x[13] ^ y[13]) & !PSH == 0
+        && (x[13] ^ y[13]) & !tcp::FLAG_PSH == 0
         && x[14..16] == y[14..16]
         && x[18..] == y[18..]
 }
@@ -553,10 +553,6 @@ fn index(at: usize) -> u16 {
     u16::try_from(at).expect("pieces and messages are fewer than 65,536")
 }
 
-/// Push: the sender has nothing more for now.
-const PSH: u8 = 0x08;
-/// Echo of a congestion mark.
-const ECE: u8 = 0x40;
 const TCP_HEADER_BYTES_MIN: usize = 20;
 /// Longest packet that the length field of IPv4 can name.
 pub const PACKET_BYTES_MAX: usize = 65_535;

@@ -15,8 +15,14 @@ pub const FLAG_FIN: u8 = 0x01;
 pub const FLAG_SYN: u8 = 0x02;
 /// Ends the connection at once.
 pub const FLAG_RST: u8 = 0x04;
+/// Push: the sender has nothing more for now.
+pub const FLAG_PSH: u8 = 0x08;
 /// The acknowledgement number counts.
 pub const FLAG_ACK: u8 = 0x10;
+/// Echo of a congestion mark (RFC 3168).
+pub const FLAG_ECE: u8 = 0x40;
+/// The congestion window was reduced (RFC 3168).
+pub const FLAG_CWR: u8 = 0x80;
 
 /// The eight flags; `None` if `segment` ends before.
 #[inline]
@@ -29,6 +35,25 @@ pub fn flags(segment: &[u8]) -> Option<u8> {
 pub fn header_bytes(segment: &[u8]) -> Option<usize> {
     let bytes = usize::from(segment.get(12)? >> 4) * 4;
     (HEADER_BYTES_MIN..=segment.len()).contains(&bytes).then_some(bytes)
+}
+
+/// Makes of the header of a super-packet that of the segment `offset` bytes on in its payload. What begins a stretch
+/// stands in its first segment (CWR), what ends it in its last.
+///
+/// # Panics
+/// If `header` is shorter than a header is.
+#[inline]
+pub fn move_on(header: &mut [u8], offset: usize, is_first: bool, is_last: bool) {
+    let seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    // A packet is shorter than 64 KiB.
+    let seq = seq.wrapping_add(u32::try_from(offset).unwrap_or(0));
+    header[4..8].copy_from_slice(&seq.to_be_bytes());
+    if !is_first {
+        header[13] &= !FLAG_CWR;
+    }
+    if !is_last {
+        header[13] &= !(FLAG_FIN | FLAG_PSH);
+    }
 }
 
 /// Lowers the maximum segment size that a SYN names to `mss`. With `finished`, the checksum is updated too; an

@@ -94,7 +94,7 @@ impl Place {
             segment[..headers].copy_from_slice(template);
             self.network(segment, count);
             if self.is_tcp {
-                stretch(&mut segment[self.l4..], at - headers, count == 0, is_last);
+                tcp::move_on(&mut segment[self.l4..], at - headers, count == 0, is_last);
             }
             self.checksum(segment);
             sink(segment);
@@ -141,20 +141,6 @@ impl Place {
     }
 }
 
-/// Moves a header of TCP `offset` bytes on in the stream. What begins a stretch stands in its first segment (CWR), what
-/// ends it in its last.
-fn stretch(header: &mut [u8], offset: usize, is_first: bool, is_last: bool) {
-    let seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    let seq = seq.wrapping_add(u32::try_from(offset).unwrap_or(0));
-    header[4..8].copy_from_slice(&seq.to_be_bytes());
-    if !is_first {
-        header[13] &= !CWR;
-    }
-    if !is_last {
-        header[13] &= !(tcp::FLAG_FIN | PSH);
-    }
-}
-
 fn word(frame: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
 }
@@ -164,8 +150,6 @@ fn short(length: usize) -> u16 {
     u16::try_from(length).unwrap_or(u16::MAX)
 }
 
-const PSH: u8 = 0x08;
-const CWR: u8 = 0x80;
 /// Ethernet with two tags, IPv6 with some extension headers, TCP with all options.
 const HEADERS_BYTES_MAX: usize = 256;
 
@@ -289,14 +273,14 @@ mod tests {
     #[test]
     fn numbers_and_flags_stand_where_they_belong() {
         for v6 in [false, true] {
-            let built = Built { flags: 0x10 | PSH | 0x01 | CWR, ..Built::new(v6, true, 2500) };
+            let built = Built { flags: 0x10 | tcp::FLAG_PSH | 0x01 | tcp::FLAG_CWR, ..Built::new(v6, true, 2500) };
             let parts = all(&built, 1000);
             let l4 = built.l4();
             let seqs: Vec<_> =
                 parts.iter().map(|part| [part[l4 + 4], part[l4 + 5], part[l4 + 6], part[l4 + 7]]).collect();
             assert_eq!(seqs, [[0xff, 0xff, 0xff, 0], [0, 0, 2, 0xe8], [0, 0, 6, 0xd0]]);
             let flags: Vec<_> = parts.iter().map(|part| part[l4 + 13]).collect();
-            assert_eq!(flags, [0x90, 0x10, 0x10 | PSH | 0x01]);
+            assert_eq!(flags, [0x90, 0x10, 0x10 | tcp::FLAG_PSH | 0x01]);
             if !v6 {
                 let ids: Vec<_> = parts.iter().map(|part| word(part, 18).unwrap()).collect();
                 assert_eq!(ids, [0xffff, 0, 1]);
