@@ -13,6 +13,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod kinds;
 pub mod offload;
+pub mod super_frame;
 pub mod tcp;
 pub mod udp;
 pub mod vlan;

@@ -1,29 +1,37 @@
 //! Frames of the card as the tunnel takes them: super-packets cut into segments, unfinished checksums finished.
 //!
-//! Of either version of IP, with or without VLAN tags: where TCP or UDP begins stands in the virtio-net header, so that
-//! IPv6 extension headers are no matter. Happens in place, as in [`crate::lane::cut`]: the headers of each segment are
-//! written directly in front of its payload, over the end of the segment before, which has gone by then.
+//! Where TCP or UDP begins stands in the virtio-net header.
 #![forbid(unsafe_code)]
 
 use crate::sys::vnet::{Segments, VnetHeader};
 use crate::wire::checksum::Sum;
-use crate::wire::ethernet::{FRAME_BYTES_MAX, HEADER_BYTES};
-use crate::wire::{ipv4, ipv6, tcp, udp, vlan};
+use crate::wire::ethernet::FRAME_BYTES_MAX;
+use crate::wire::super_frame::{Kind, Place};
 
 /// Calls `sink` with complete frames that together are `frame`, in order; says how many. 0: nothing could be made of it.
 pub(super) fn cut(frame: &mut [u8], header: VnetHeader, sink: &mut impl FnMut(&[u8])) -> usize {
-    if header.segments == Segments::None || header.segment_bytes == 0 {
-        let fits = frame.len() <= FRAME_BYTES_MAX && (!header.needs_checksum || finish(frame, header).is_some());
-        if fits {
-            sink(frame);
-        }
-        return usize::from(fits);
+    let kind = match header.segments {
+        Segments::None => return whole(frame, header, sink),
+        _ if header.segment_bytes == 0 => return whole(frame, header, sink),
+        Segments::Tcp4 => Kind::Tcp4,
+        Segments::Tcp6 => Kind::Tcp6,
+        Segments::Udp => Kind::Udp,
+        Segments::Other => return 0,
+    };
+    match Place::at(frame, kind, usize::from(header.checksum_start)) {
+        // The card has the MTU of the tunnel, so the kernel asks for no segment that is longer.
+        Some(place) => place.cut(frame, usize::from(header.segment_bytes), sink),
+        None => 0,
     }
-    let Some(place) = Place::of(frame, header) else { return 0 };
-    let room = FRAME_BYTES_MAX.saturating_sub(place.headers);
-    let segment_bytes = usize::from(header.segment_bytes);
-    // The card has the MTU of the tunnel, so the kernel asks for no segment that is longer.
-    if segment_bytes > room { 0 } else { place.cut(frame, segment_bytes, sink) }
+}
+
+/// A frame that is one already.
+fn whole(frame: &mut [u8], header: VnetHeader, sink: &mut impl FnMut(&[u8])) -> usize {
+    let fits = frame.len() <= FRAME_BYTES_MAX && (!header.needs_checksum || finish(frame, header).is_some());
+    if fits {
+        sink(frame);
+    }
+    usize::from(fits)
 }
 
 /// Finishes the checksum of a frame that stays whole.
@@ -40,123 +48,19 @@ fn finish(frame: &mut [u8], header: VnetHeader) -> Option<()> {
     Some(())
 }
 
-/// Where in a super-packet everything stands.
-#[derive(Clone, Copy)]
-struct Place {
-    is_v6: bool,
-    is_tcp: bool,
-    /// The header of IP.
-    l3: usize,
-    /// That of TCP or UDP.
-    l4: usize,
-    /// The payload: so long are all headers.
-    headers: usize,
-}
-
-impl Place {
-    /// `None` if `frame` is not what its header says.
-    fn of(frame: &[u8], header: VnetHeader) -> Option<Self> {
-        let mut l3 = HEADER_BYTES;
-        let mut ethertype = word(frame, 12)?;
-        while vlan::is_tag(ethertype) {
-            ethertype = word(frame, l3 + 2)?;
-            l3 += vlan::TAG_BYTES;
-        }
-        let l4 = usize::from(header.checksum_start);
-        let (is_v6, l3_bytes) = match ethertype {
-            ipv4::ETHERTYPE => (false, usize::from(frame.get(l3)? & 0xf) * 4),
-            ipv6::ETHERTYPE => (true, ipv6::HEADER_BYTES),
-            _ => return None,
-        };
-        let (is_tcp, l4_bytes) = match header.segments {
-            Segments::Tcp4 if !is_v6 => (true, usize::from(frame.get(l4 + 12)? >> 4) * 4),
-            Segments::Tcp6 if is_v6 => (true, usize::from(frame.get(l4 + 12)? >> 4) * 4),
-            Segments::Udp => (false, udp::HEADER_BYTES),
-            _ => return None,
-        };
-        let fits_v4 = is_v6 || (l3_bytes >= ipv4::HEADER_BYTES_MIN && l3 + l3_bytes == l4);
-        let fits_tcp = !is_tcp || l4_bytes >= tcp::HEADER_BYTES_MIN;
-        let headers = l4 + l4_bytes;
-        let fits = fits_v4 && fits_tcp && l4 >= l3 + l3_bytes && headers < frame.len() && headers <= HEADERS_BYTES_MAX;
-        fits.then_some(Self { is_v6, is_tcp, l3, l4, headers })
-    }
-
-    fn cut(self, frame: &mut [u8], segment_bytes: usize, sink: &mut impl FnMut(&[u8])) -> usize {
-        let headers = self.headers;
-        let mut kept = [0; HEADERS_BYTES_MAX];
-        let template = &mut kept[..headers];
-        template.copy_from_slice(&frame[..headers]);
-        let (mut at, mut count) = (headers, 0);
-        while at < frame.len() {
-            let end = (at + segment_bytes).min(frame.len());
-            let is_last = end == frame.len();
-            let segment = &mut frame[at - headers..end];
-            segment[..headers].copy_from_slice(template);
-            self.network(segment, count);
-            if self.is_tcp {
-                tcp::move_on(&mut segment[self.l4..], at - headers, count == 0, is_last);
-            }
-            self.checksum(segment);
-            sink(segment);
-            at = end;
-            count += 1;
-        }
-        count
-    }
-
-    /// Lengths, and what numbers packets of IPv4.
-    fn network(self, segment: &mut [u8], number: usize) {
-        let total = short(segment.len() - self.l3);
-        let header = &mut segment[self.l3..];
-        if self.is_v6 {
-            let payload = total.saturating_sub(short(ipv6::HEADER_BYTES));
-            header[4..6].copy_from_slice(&payload.to_be_bytes());
-            return;
-        }
-        let id = u16::from_be_bytes([header[4], header[5]]).wrapping_add(short(number));
-        header[2..4].copy_from_slice(&total.to_be_bytes());
-        header[4..6].copy_from_slice(&id.to_be_bytes());
-        header[10..12].fill(0);
-        let checksum = Sum::ZERO.bytes(&header[..self.l4 - self.l3]).finish();
-        header[10..12].copy_from_slice(&checksum.to_be_bytes());
-    }
-
-    /// Length of UDP, checksum of both.
-    fn checksum(self, segment: &mut [u8]) {
-        let length = short(segment.len() - self.l4);
-        let (protocol, field) = if self.is_tcp {
-            (tcp::PROTOCOL, self.l4 + tcp::CHECKSUM_AT)
-        } else {
-            segment[self.l4 + 4..][..2].copy_from_slice(&length.to_be_bytes());
-            (udp::PROTOCOL, self.l4 + udp::CHECKSUM_AT)
-        };
-        segment[field..field + 2].fill(0);
-        let addresses = if self.is_v6 { self.l3 + 8..self.l3 + 40 } else { self.l3 + 12..self.l3 + 20 };
-        let pseudo = Sum::ZERO.bytes(&segment[addresses]).word(u16::from(protocol)).word(length);
-        let checksum = match pseudo.bytes(&segment[self.l4..]).finish() {
-            0 if !self.is_tcp => 0xffff,
-            checksum => checksum,
-        };
-        segment[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
-    }
-}
-
-fn word(frame: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
-}
-
-/// Lengths here are those of packets.
-fn short(length: usize) -> u16 {
-    u16::try_from(length).unwrap_or(u16::MAX)
-}
-
-/// Ethernet with two tags, IPv6 with some extension headers, TCP with all options.
-const HEADERS_BYTES_MAX: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::tcp;
     use proptest::prelude::*;
+
+    fn word(frame: &[u8], at: usize) -> Option<u16> {
+        Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
+    }
+
+    fn short(length: usize) -> u16 {
+        u16::try_from(length).unwrap()
+    }
 
     const TAG: [u8; 4] = [0x81, 0, 0, 7];
 
