@@ -118,7 +118,8 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
             self.links.len() - 1
         });
         let seed = member.number as u64 + 1;
-        let settings = LinkSettings { timeout: member.timeout, compress: false, queue_depth: QUEUE_FRAMES, seed };
+        let settings =
+            LinkSettings { timeout: member.timeout, compress: false, supers: false, queue_depth: QUEUE_FRAMES, seed };
         let mut link = Link::new(settings, now);
         for line in member.lines {
             let key = self.key_for(at)?;

@@ -208,6 +208,7 @@ impl Front {
             link: LinkSettings {
                 timeout: Duration::from_millis(u64::from(granted.terms.timeout_ms)),
                 compress: granted.terms.compress,
+                supers: granted.terms.supers,
                 queue_depth: QUEUE_FRAMES,
                 seed: u64::from_be_bytes(*granted.key.first_chunk().expect("a key has 20 bytes")),
             },
@@ -523,6 +524,7 @@ fn welcome(granted: &Granted) -> Welcome {
         session_key: *key,
         max_connection: terms.max_connection,
         compress: terms.compress,
+        supers: terms.supers,
         half_duplex: terms.half_duplex,
         timeout_ms: terms.timeout_ms,
         vlan_id: policy.value(Item::VLanId),

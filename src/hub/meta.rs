@@ -37,6 +37,8 @@ pub struct FrameMeta {
     pub scope: Scope,
     /// What it is, if ingress had to find out.
     pub kinds: Option<Kinds>,
+    /// Of a super-frame: payload of each of its segments, below 2^14; else 0.
+    pub segment_bytes: u16,
 }
 
 impl FrameMeta {
@@ -53,7 +55,10 @@ impl FrameMeta {
             | scope << SCOPE_SHIFT
             | if self.vlan_assigned { ASSIGNED } else { 0 }
             | if self.kinds.is_some() { KINDS } else { 0 };
-        [first, u64::from(self.kinds.unwrap_or_default().bits()) | u64::from(self.bits.bits()) << 32]
+        let second = u64::from(self.kinds.unwrap_or_default().bits())
+            | u64::from(self.bits.bits()) << 32
+            | u64::from(self.segment_bytes) << SEGMENT_SHIFT;
+        [first, second]
     }
 
     /// From [`Self::to_words`].
@@ -70,10 +75,12 @@ impl FrameMeta {
                 _ => Scope::Hosts,
             },
             kinds: (first & KINDS != 0).then(|| Kinds::from_bits((second & 0xffff_ffff) as u32)),
+            segment_bytes: (second >> SEGMENT_SHIFT) as u16,
         }
     }
 }
 
+const SEGMENT_SHIFT: u32 = 48;
 const VLAN_SHIFT: u32 = PortId::BITS;
 const SCOPE_SHIFT: u32 = VLAN_SHIFT + 12;
 const ASSIGNED: u64 = 1 << (SCOPE_SHIFT + 2);
@@ -134,7 +141,7 @@ mod tests {
             for kinds in [None, Some(Kinds::NONE), Some(Kinds::from_bits(u32::MAX))] {
                 for (vlan, vlan_assigned) in [(0, false), (4095, true), (5, false)] {
                     let (ingress, bits) = (PortId::new(62, 262_143, 65_535), PortBits::from_bits(0xffff));
-                    let meta = FrameMeta { ingress, bits, vlan, vlan_assigned, scope, kinds };
+                    let meta = FrameMeta { ingress, bits, vlan, vlan_assigned, scope, kinds, segment_bytes: vlan };
                     assert_eq!(FrameMeta::from_words(meta.to_words()), meta);
                 }
             }

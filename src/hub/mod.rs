@@ -123,7 +123,8 @@ fn switch(
     }
 
     // 4. lookup
-    let meta = FrameMeta { ingress: port, bits: settings.bits, vlan, vlan_assigned, scope: Scope::Unicast, kinds };
+    let (bits, scope) = (settings.bits, Scope::Unicast);
+    let meta = FrameMeta { ingress: port, bits, vlan, vlan_assigned, scope, kinds, segment_bytes: 0 };
     let scope = if frame.dst().is_group() {
         group_scope(shared, settings.bits, frame.dst())?
     } else {

@@ -40,6 +40,8 @@ reasons! {
         FrameTooLong = "frame_too_long",
         /// Compressed frame that does not inflate to at most 1600 bytes.
         FrameInflate = "frame_inflate",
+        /// Super-frame whose headers do not say how to cut it into frames.
+        FrameNotCuttable = "frame_not_cuttable",
         /// Frame from a port that is not open in this hub (any more).
         HubPortClosed = "hub_port_closed",
         /// Source address is a group address or zero.

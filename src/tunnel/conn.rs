@@ -36,6 +36,11 @@ impl Conn {
         Self { layer, deframer: Deframer::new(), records: Records::default(), unsent: Vec::new() }
     }
 
+    /// Says whether super-frames were agreed on; at first they were not.
+    pub fn allow_supers(&mut self, supers: bool) {
+        self.deframer.allow_supers(supers);
+    }
+
     /// Takes plaintext that was opened before the connection became a stream of blocks.
     ///
     /// # Errors

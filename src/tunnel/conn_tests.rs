@@ -43,6 +43,7 @@ impl Receiver {
             blocks.push(match block {
                 Block::Data(bytes) => Owned::Data(bytes.to_vec()),
                 Block::KeepAlive => Owned::KeepAlive,
+                Block::Super { .. } => panic!("none were agreed on"),
             });
         })
     }

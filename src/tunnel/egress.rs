@@ -17,6 +17,7 @@ use crate::metrics::closes::CloseReason;
 use crate::tick::Tick;
 use crate::tls::layer::{CONTROL_BYTES_MAX, RecordLayer};
 use crate::wire::ethernet::FRAME_BYTES_MAX;
+use crate::wire::super_frame::{self, SUPER_BYTES_MAX, SuperFrame};
 
 /// Plaintext of the largest record (RFC 8446 §5.1).
 const RECORD_PLAIN_MAX: usize = 16_384;
@@ -34,9 +35,16 @@ const SMALL_BYTES: usize = 2 * 10 * 1_448;
 /// What a record adds to its plaintext at most: header and explicit nonce before, type and tag after.
 const RECORD_OVERHEAD_MAX: usize = 13 + 17;
 
-/// Size of a send buffer: four full records. More gains little per system call; less and a fast member is
-/// woken more often.
-pub const SEND_BYTES: usize = 4 * (RECORD_PLAIN_MAX + RECORD_OVERHEAD_MAX) + CONTROL_BYTES_MAX;
+/// Size of a send buffer: four full records, and what the longest super-frame takes beyond that. More gains little per
+/// system call; less and a fast member is woken more often.
+pub const SEND_BYTES: usize = super_len(SUPER_BYTES_MAX) + CONTROL_BYTES_MAX;
+const _: () = assert!(SEND_BYTES >= 4 * (RECORD_PLAIN_MAX + RECORD_OVERHEAD_MAX) + CONTROL_BYTES_MAX);
+
+/// What a super-frame of `len` bytes takes at most, in records of which the first may be small.
+const fn super_len(len: usize) -> usize {
+    let plain = batch_len(len);
+    plain + (plain.div_ceil(RECORD_PLAIN_MAX) + SMALL_BYTES.div_ceil(RECORD_PLAIN_SMALL)) * RECORD_OVERHEAD_MAX
+}
 
 /// Size of the buffer in which every send begins: room for one record with the longest block, and a control record.
 /// What comes to more goes on in a long one, at the price of copying these bytes.
@@ -72,6 +80,29 @@ pub struct Outgoing {
     last: Option<Tick>,
 }
 
+/// What is to be known of a super-frame beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct SuperBlock {
+    /// Its length.
+    len: usize,
+    /// Payload of a segment.
+    segment_bytes: u16,
+    /// What it is on a wire: frames, and their bytes.
+    wire: (u64, u64),
+}
+
+impl SuperBlock {
+    /// Of `frame`.
+    pub fn of(frame: &SuperFrame<'_>) -> Self {
+        Self { len: frame.bytes().len(), segment_bytes: frame.segment_bytes(), wire: frame.on_wire() }
+    }
+
+    /// Of one of `len` bytes that begins with `head`.
+    pub fn of_head(head: &[u8], len: usize, segment_bytes: u16) -> Self {
+        Self { len, segment_bytes, wire: super_frame::on_wire(head, len, segment_bytes) }
+    }
+}
+
 #[derive(Debug)]
 struct OpenRecord {
     /// Where its plaintext begins.
@@ -98,6 +129,82 @@ impl Outgoing {
     pub fn append_backlog(&mut self, layer: &mut RecordLayer, block: &[u8], now: Tick, sends: &mut SendPool) -> bool {
         self.last = Some(now);
         self.append_within(layer, block, RECORD_PLAIN_MAX, sends)
+    }
+
+    /// Appends a super-frame whose bytes are `pieces`, as [`Self::append`] or, with `backlog`, [`Self::append_backlog`] does
+    /// a frame. It may go over several records. `false` if the buffer has no room for all of it.
+    pub fn append_super<'a>(
+        &mut self,
+        layer: &mut RecordLayer,
+        block: SuperBlock,
+        pieces: impl Iterator<Item = &'a [u8]>,
+        now: Tick,
+        sends: &mut SendPool,
+        backlog: bool,
+    ) -> bool {
+        if backlog {
+            self.small_left = 0;
+        } else if self.last.is_none_or(|last| now.since(last) >= IDLE) {
+            self.small_left = SMALL_BYTES;
+        }
+        self.last = Some(now);
+        let mut pieces = Pieces { rest: &[], more: pieces };
+        let mark = enframe::super_mark(block.segment_bytes);
+        if self.buf.as_ref().is_some_and(|buf| buf.capacity() < SEND_BYTES) {
+            self.lengthen(layer, sends);
+        }
+        let joined = match (&mut self.open, &mut self.buf) {
+            (Some(open), Some(buf)) => {
+                let area = &mut buf.storage_mut()[open.at..open.limit];
+                open.batch.push_marked(area, mark, block.len, |out| Some(pieces.fill(out)))
+            }
+            _ => false,
+        };
+        let fits = joined || self.span(layer, block, mark, &mut pieces, sends);
+        if fits {
+            self.frames += block.wire.0;
+            self.bytes += block.wire.1;
+        }
+        fits
+    }
+
+    /// Puts a super-frame into records of its own.
+    fn span<'a>(
+        &mut self,
+        layer: &mut RecordLayer,
+        block: SuperBlock,
+        mark: u32,
+        pieces: &mut Pieces<'a, impl Iterator<Item = &'a [u8]>>,
+        sends: &mut SendPool,
+    ) -> bool {
+        // A record that cannot be sealed shows at the flush, which closes the connection.
+        if self.close_record(layer).is_err() {
+            return false;
+        }
+        let buf = self.buf.get_or_insert_with(|| sends.take());
+        if buf.end() + super_len(block.len) > frames_end(buf) {
+            return false;
+        }
+        let mut left = batch_len(block.len);
+        while left > 0 {
+            let Some(buf) = &mut self.buf else { return false };
+            let plain = left.min(if self.small_left > 0 { RECORD_PLAIN_SMALL } else { RECORD_PLAIN_MAX });
+            let at = buf.end() + layer.prefix_len();
+            let mut area = &mut buf.storage_mut()[at..at + plain];
+            if left == batch_len(block.len) {
+                let (words, rest) = area.split_at_mut(2 * enframe::WORD_BYTES);
+                let size = u32::try_from(block.len).unwrap_or(u32::MAX);
+                words[..enframe::WORD_BYTES].copy_from_slice(&1u32.to_be_bytes());
+                words[enframe::WORD_BYTES..].copy_from_slice(&(size | mark).to_be_bytes());
+                area = rest;
+            }
+            pieces.fill(area);
+            if self.seal_at_end(layer, plain).is_err() {
+                return false;
+            }
+            left -= plain;
+        }
+        true
     }
 
     fn append_within(&mut self, layer: &mut RecordLayer, block: &[u8], plain_max: usize, sends: &mut SendPool) -> bool {
@@ -191,8 +298,13 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Whether the buffer has room for any frame.
-    pub fn has_room(&self, layer: &RecordLayer) -> bool {
+    /// Whether the buffer has room for any frame, or for a super-frame of `len` bytes if that is longer.
+    pub fn has_room(&self, layer: &RecordLayer, len: usize) -> bool {
+        if len > BLOCK_BYTES_MAX {
+            let Some(buf) = &self.buf else { return true };
+            let used = self.open.as_ref().map_or(buf.end(), |open| open.limit + layer.suffix_len());
+            return used + super_len(len) <= SEND_BYTES - CONTROL_BYTES_MAX;
+        }
         let Some(buf) = self.buf.as_ref().filter(|buf| buf.capacity() == SEND_BYTES) else { return true };
         let used = match &self.open {
             Some(open) if open.batch.room(open.limit - open.at) >= BLOCK_BYTES_MAX => return true,
@@ -259,5 +371,29 @@ impl Outgoing {
     pub fn abandon(&mut self) -> Option<SendBuf> {
         self.open = None;
         self.buf.take()
+    }
+}
+
+/// Bytes that lie in pieces, read in order.
+struct Pieces<'a, I> {
+    rest: &'a [u8],
+    more: I,
+}
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Pieces<'a, I> {
+    /// Fills `out` as far as there is something; says how far.
+    fn fill(&mut self, out: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while filled < out.len() {
+            if self.rest.is_empty() {
+                let Some(next) = self.more.next() else { break };
+                self.rest = next;
+            }
+            let (now, later) = self.rest.split_at(self.rest.len().min(out.len() - filled));
+            out[filled..filled + now.len()].copy_from_slice(now);
+            filled += now.len();
+            self.rest = later;
+        }
+        filled
     }
 }

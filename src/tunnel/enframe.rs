@@ -6,6 +6,7 @@
 //! after [`Batch::finish`]. Nothing is allocated.
 #![forbid(unsafe_code)]
 
+pub(super) use super::deframe::super_mark;
 use super::deframe::{BLOCK_BYTES_MAX, KEEP_ALIVE, KEEP_ALIVE_BYTES_MAX};
 
 /// Frames of one batch.
@@ -48,13 +49,25 @@ impl Batch {
     /// `max` bytes do not fit or `write` returns `None`.
     #[inline]
     pub fn push_with(&mut self, area: &mut [u8], max: usize, write: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
+        self.push_marked(area, 0, max, write)
+    }
+
+    /// The same with `mark` in the size word: [`super_mark`] for a super-frame.
+    #[inline]
+    pub fn push_marked(
+        &mut self,
+        area: &mut [u8],
+        mark: u32,
+        max: usize,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> bool {
         let new_batch = self.frames == BATCH_FRAMES_MAX;
         let size_at = if new_batch { self.end + WORD_BYTES } else { self.end };
         let Some(block) = area.get_mut(size_at..).filter(|room| room.len() >= WORD_BYTES + max) else { return false };
         let (size, block) = block.split_at_mut(WORD_BYTES);
         let Some(written) = write(&mut block[..max]) else { return false };
         let Ok(size_word) = u32::try_from(written.min(max)) else { return false };
-        size.copy_from_slice(&size_word.to_be_bytes());
+        size.copy_from_slice(&(size_word | mark).to_be_bytes());
         if new_batch {
             self.patch(area);
             self.count_at = self.end;
@@ -116,7 +129,7 @@ mod tests {
         deframer
             .push(bytes, |block| match block {
                 Block::Data(block) => found.push(block.to_vec()),
-                Block::KeepAlive => panic!("no keep-alive was sent"),
+                other => panic!("{other:?} was not sent"),
             })
             .unwrap();
         assert!(deframer.is_at_boundary());

@@ -15,8 +15,8 @@ use super::buffer::SendBuf;
 use super::codec::Codec;
 use super::conn::{CarryPool, Conn};
 use super::deframe::Block;
-use super::egress::{BLOCK_BYTES_MAX, Outgoing, SEND_BYTES, SEND_BYTES_SHORT};
-use super::queue::{Band, Fifo, FramePool, Scheduler};
+use super::egress::{BLOCK_BYTES_MAX, Outgoing, SEND_BYTES, SEND_BYTES_SHORT, SuperBlock};
+use super::queue::{self, Band, Fifo, FramePool, Scheduler};
 use crate::ids::ConnKey;
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
@@ -24,6 +24,7 @@ use crate::tick::Tick;
 use crate::tls::record::RECORD_BYTES_MAX;
 use crate::wire::ethernet::{FRAME_BYTES_MAX, HEADER_BYTES};
 use crate::wire::flow::flow_hash;
+use crate::wire::super_frame::SuperFrame;
 
 /// What the caller lends to its links for sending.
 pub struct Pools {
@@ -126,6 +127,8 @@ pub struct LinkSettings {
     pub timeout: Duration,
     /// Every frame is a zlib stream of its own.
     pub compress: bool,
+    /// Super-frames cross whole ([`crate::wire::super_frame`]). Not together with `compress`.
+    pub supers: bool,
     /// Frames that may wait for this session, over all its connections.
     pub queue_depth: usize,
     /// Seed of the keep-alive jitter.
@@ -223,7 +226,8 @@ impl<S: Scheduler> Link<S> {
     }
 
     /// Adds a connection. The first keep-alive is due at once (protocol note §5.3).
-    pub fn attach(&mut self, key: ConnKey, conn: Box<Conn>, way: Way, now: Tick) {
+    pub fn attach(&mut self, key: ConnKey, mut conn: Box<Conn>, way: Way, now: Tick) {
+        conn.allow_supers(self.settings.supers);
         let high = step(&mut self.random) >> 32;
         self.heard = now;
         self.conns.push(LinkConn {
@@ -256,8 +260,8 @@ impl<S: Scheduler> Link<S> {
             match self.choose(hash) {
                 Some(at) => self.conns[at].queue.push(&mut pools.frames, cell, band, now),
                 None => {
+                    self.queued -= pools.frames.cells(&cell);
                     pools.frames.release(cell);
-                    self.queued -= 1;
                     lost += 1;
                 }
             }
@@ -330,17 +334,68 @@ impl<S: Scheduler> Link<S> {
                 return Pushed::Building { key: conn.key, first };
             }
         }
-        if self.queued >= self.settings.queue_depth {
-            return Pushed::Dropped(DropReason::EgressQueueFull);
+        if let Some(reason) = self.refusal(1, pools) {
+            return Pushed::Dropped(reason);
+        }
+        let Some(cell) = pools.frames.store(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
+        self.conns[at].queue.push(&mut pools.frames, cell, Band::of(frame), now);
+        self.queued += 1;
+        Pushed::Waiting
+    }
+
+    /// Why no frame of so many cells may wait, if there is a reason.
+    fn refusal(&self, cells: usize, pools: &Pools) -> Option<DropReason> {
+        if self.queued + cells > self.settings.queue_depth {
+            return Some(DropReason::EgressQueueFull);
         }
         // No more than what is left for all others, else a few slow readers would have the whole pool: n of
         // them leave 1/(n + 1) of it free.
-        if self.queued >= pools.frames.free() {
-            return Pushed::Dropped(DropReason::EgressPoolEmpty);
+        (self.queued + cells > pools.frames.free()).then_some(DropReason::EgressPoolEmpty)
+    }
+
+    /// Whether super-frames were agreed on with the peer.
+    #[inline]
+    pub fn takes_supers(&self) -> bool {
+        self.settings.supers
+    }
+
+    /// As [`Self::push`] for a super-frame, which crosses whole if that was agreed on, else in its segments; says what
+    /// became of each frame that was pushed.
+    pub fn push_super(
+        &mut self,
+        frame: &SuperFrame<'_>,
+        now: Tick,
+        pools: &mut Pools,
+        pushed: &mut impl FnMut(Pushed),
+    ) {
+        if !self.settings.supers {
+            return frame.cut(&mut |frame| pushed(self.push(frame, now, pools)));
         }
-        let Some(cell) = pools.frames.store(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
-        conn.queue.push(&mut pools.frames, cell, Band::of(frame), now);
-        self.queued += 1;
+        let placed = self.place_super(frame, now, pools);
+        if let Pushed::Dropped(_) = placed {
+            self.carried.dropped_out += frame.on_wire().0;
+        }
+        pushed(placed);
+    }
+
+    fn place_super(&mut self, frame: &SuperFrame<'_>, now: Tick, pools: &mut Pools) -> Pushed {
+        let head = frame.head().bytes();
+        let Some(at) = self.choose(flow_hash(head)) else { return Pushed::Dropped(DropReason::EgressNoConnection) };
+        let conn = &mut self.conns[at];
+        if !conn.in_flight && conn.queue.is_empty() {
+            let first = !conn.out.is_building();
+            let pieces = std::iter::once(frame.bytes());
+            let block = SuperBlock::of(frame);
+            if conn.out.append_super(&mut conn.conn.layer, block, pieces, now, &mut pools.sends, false) {
+                return Pushed::Building { key: conn.key, first };
+            }
+        }
+        if let Some(reason) = self.refusal(queue::cells(frame.bytes().len()), pools) {
+            return Pushed::Dropped(reason);
+        }
+        let Some(cell) = pools.frames.store_super(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
+        self.queued += pools.frames.cells(&cell);
+        self.conns[at].queue.push(&mut pools.frames, cell, Band::of(head), now);
         Pushed::Waiting
     }
 
@@ -358,17 +413,26 @@ impl<S: Scheduler> Link<S> {
         if layer.wants_control() {
             conn.out.control(layer, &mut pools.sends)?;
         }
-        while conn.queue.peek_len(&pools.frames, now).is_some() {
-            if !conn.out.has_room(layer) {
+        while let Some(len) = conn.queue.peek_len(&pools.frames, now) {
+            if !conn.out.has_room(layer, len) {
                 break;
             }
             let Some(cell) = conn.queue.pop(&mut pools.frames, now) else { break };
-            let frame = pools.frames.frame(&cell);
-            let block = pools.deflater.block(frame, self.settings.compress);
-            let fits = conn.out.append_backlog(layer, block, now, &mut pools.sends);
-            debug_assert!(fits, "has_room leaves place for any frame");
-            pools.frames.release(cell);
-            self.queued -= 1;
+            let Pools { frames, sends, deflater } = pools;
+            let frame = frames.frame(&cell);
+            let fits = match frames.segment_bytes(&cell) {
+                0 => {
+                    let block = deflater.block(frame, self.settings.compress);
+                    conn.out.append_backlog(layer, block, now, sends)
+                }
+                segment_bytes => {
+                    let block = SuperBlock::of_head(frame, len, segment_bytes);
+                    conn.out.append_super(layer, block, frames.pieces(&cell), now, sends, true)
+                }
+            };
+            debug_assert!(fits, "has_room leaves place for what comes next");
+            self.queued -= frames.cells(&cell);
+            frames.release(cell);
         }
         let sealed = conn.out.seal(layer)?;
         let Some(sealed) = sealed else { return Ok(None) };
@@ -514,6 +578,11 @@ pub trait FrameSink {
     /// A frame of 14 to 1600 bytes.
     fn frame(&mut self, frame: &[u8]);
 
+    /// A super-frame. Who cannot take it whole gets its segments.
+    fn super_frame(&mut self, frame: &SuperFrame<'_>) {
+        frame.cut(&mut |frame| self.frame(frame));
+    }
+
     /// A block that is no frame.
     fn dropped(&mut self, reason: DropReason);
 }
@@ -527,7 +596,11 @@ struct Taker<'a, K> {
 
 impl<K: FrameSink> Taker<'_, K> {
     fn take(&mut self, block: Block<'_>) {
-        let Block::Data(bytes) = block else { return };
+        let bytes = match block {
+            Block::Data(bytes) => bytes,
+            Block::Super { bytes, segment_bytes } => return self.take_super(bytes, segment_bytes),
+            Block::KeepAlive => return,
+        };
         let frame = match &mut self.inflate {
             None => Ok(bytes),
             Some((codec, inflated)) => codec.inflate(bytes, inflated).map(|len| &inflated[..len]),
@@ -540,6 +613,17 @@ impl<K: FrameSink> Taker<'_, K> {
             }
             Err(reason) => self.sink.dropped(reason),
         }
+    }
+
+    #[inline(never)]
+    fn take_super(&mut self, bytes: &[u8], segment_bytes: u16) {
+        let Some(frame) = SuperFrame::new_checked(bytes, segment_bytes) else {
+            return self.sink.dropped(DropReason::FrameNotCuttable);
+        };
+        let (frames, bytes) = frame.on_wire();
+        self.carried.frames_in += frames;
+        self.carried.bytes_in += bytes;
+        self.sink.super_frame(&frame);
     }
 }
 

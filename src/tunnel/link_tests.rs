@@ -18,7 +18,7 @@ const NOW: Tick = Tick::from_ms(1_000);
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn settings() -> LinkSettings {
-    LinkSettings { timeout: TIMEOUT, compress: false, queue_depth: 1_000, seed: 7 }
+    LinkSettings { timeout: TIMEOUT, compress: false, supers: false, queue_depth: 1_000, seed: 7 }
 }
 
 /// A link with what its worker would lend it.
@@ -32,12 +32,17 @@ struct End {
 #[derive(Default)]
 struct Got {
     frames: Vec<Vec<u8>>,
+    supers: Vec<(Vec<u8>, u16)>,
     dropped: Vec<DropReason>,
 }
 
 impl FrameSink for Got {
     fn frame(&mut self, frame: &[u8]) {
         self.frames.push(frame.to_vec());
+    }
+
+    fn super_frame(&mut self, frame: &SuperFrame<'_>) {
+        self.supers.push((frame.bytes().to_vec(), frame.segment_bytes()));
     }
 
     fn dropped(&mut self, reason: DropReason) {
@@ -483,6 +488,9 @@ proptest! {
         prop_assert_eq!(arrived.len(), schedule.client.got.frames.len());
     }
 }
+
+#[path = "link_super_tests.rs"]
+mod supers;
 
 #[path = "link_record_tests.rs"]
 mod records;

@@ -3,12 +3,13 @@
 //! Plaintext waits, records do not: a sealed record has used its sequence number and can no longer
 //! be dropped, delayed or reordered. So whatever cannot go at once is kept here as a frame.
 //!
-//! Storage is one slab per worker. A queue is a list through the slab, so that neither queueing nor
-//! an idle queue costs memory of its own.
+//! Storage is one slab per worker, of cells that hold a frame each; a super-frame takes as many as it is long. A queue
+//! is a list through the slab, so that neither queueing nor an idle queue costs memory of its own.
 #![forbid(unsafe_code)]
 
 use crate::tick::Tick;
 use crate::wire::ethernet::FRAME_BYTES_MAX;
+use crate::wire::super_frame::SuperFrame;
 
 /// Longest thing a cell holds: a frame, with room for a VLAN tag.
 pub const CELL_BYTES: usize = FRAME_BYTES_MAX + 4;
@@ -19,7 +20,7 @@ const CELL_STRIDE: usize = CELL_BYTES.next_multiple_of(64);
 /// "No cell" in links of the slab.
 const NONE: u32 = u32::MAX;
 
-/// A frame in the pool. Not `Clone`: whoever has it must queue it or give it back.
+/// A frame in the pool, in one cell or several. Not `Clone`: whoever has it must queue it or give it back.
 #[derive(Debug)]
 pub struct Cell(u32);
 
@@ -27,7 +28,12 @@ pub struct Cell(u32);
 #[derive(Debug)]
 pub struct FramePool {
     storage: Box<[u8]>,
-    len: Box<[u16]>,
+    /// Bytes of the frame from this cell on.
+    len: Box<[u32]>,
+    /// Payload of a segment, of a super-frame that begins here; else 0.
+    segment: Box<[u16]>,
+    /// The cell with the rest of a super-frame.
+    more: Box<[u32]>,
     next: Box<[u32]>,
     free: u32,
     /// Cells from here on were never used, so that their pages stay untouched until needed.
@@ -45,6 +51,8 @@ impl FramePool {
         Self {
             storage: vec![0; cells * CELL_STRIDE].into_boxed_slice(),
             len: vec![0; cells].into_boxed_slice(),
+            segment: vec![0; cells].into_boxed_slice(),
+            more: vec![NONE; cells].into_boxed_slice(),
             next: vec![0; cells].into_boxed_slice(),
             free: NONE,
             fresh: 0,
@@ -54,7 +62,29 @@ impl FramePool {
 
     /// Copies `frame` into a cell. `None` if no cell is free or the frame is longer than [`CELL_BYTES`].
     pub fn store(&mut self, frame: &[u8]) -> Option<Cell> {
-        let len = u16::try_from(frame.len()).ok().filter(|len| usize::from(*len) <= CELL_BYTES)?;
+        if frame.len() > CELL_BYTES {
+            return None;
+        }
+        self.fill(frame, NONE, frame.len()).map(Cell)
+    }
+
+    /// Copies a super-frame into as many cells as it takes. `None` if so many are not free.
+    pub fn store_super(&mut self, frame: &SuperFrame<'_>) -> Option<Cell> {
+        let bytes = frame.bytes();
+        if self.free() < cells(bytes.len()) {
+            return None;
+        }
+        let (mut at, mut len) = (NONE, 0);
+        for part in bytes.chunks(CELL_BYTES).rev() {
+            len += part.len();
+            at = self.fill(part, at, len)?;
+        }
+        self.segment[at as usize] = frame.segment_bytes();
+        Some(Cell(at))
+    }
+
+    /// Copies `bytes` into a free cell, with the rest of their frame in `more`; together they are `len` bytes.
+    fn fill(&mut self, bytes: &[u8], more: u32, len: usize) -> Option<u32> {
         let at = if self.free != NONE {
             let at = self.free;
             self.free = self.next[at as usize];
@@ -66,23 +96,53 @@ impl FramePool {
             return None;
         };
         let index = at as usize;
-        self.storage[index * CELL_STRIDE..][..frame.len()].copy_from_slice(frame);
-        self.len[index] = len;
+        self.storage[index * CELL_STRIDE..][..bytes.len()].copy_from_slice(bytes);
+        self.len[index] = u32::try_from(len).unwrap_or(u32::MAX);
+        self.segment[index] = 0;
+        self.more[index] = more;
         self.used += 1;
-        Some(Cell(at))
+        Some(at)
     }
 
-    /// The frame in `cell`.
+    /// The frame in `cell`; of a super-frame its beginning, with all headers.
     pub fn frame(&self, cell: &Cell) -> &[u8] {
-        let index = cell.0 as usize;
-        &self.storage[index * CELL_STRIDE..][..usize::from(self.len[index])]
+        self.piece(cell.0)
+    }
+
+    /// Payload of a segment if a super-frame is in `cell`; else 0.
+    pub fn segment_bytes(&self, cell: &Cell) -> u16 {
+        self.segment[cell.0 as usize]
+    }
+
+    /// All bytes of the frame in `cell`, in order.
+    pub fn pieces(&self, cell: &Cell) -> impl Iterator<Item = &[u8]> {
+        let mut at = cell.0;
+        std::iter::from_fn(move || {
+            let piece = (at != NONE).then(|| self.piece(at))?;
+            at = self.more[at as usize];
+            Some(piece)
+        })
+    }
+
+    fn piece(&self, at: u32) -> &[u8] {
+        let index = at as usize;
+        &self.storage[index * CELL_STRIDE..][..(self.len[index] as usize).min(CELL_BYTES)]
+    }
+
+    /// Cells that the frame in `cell` takes.
+    pub fn cells(&self, cell: &Cell) -> usize {
+        cells(self.len_of(cell))
     }
 
     /// Frees `cell`.
     pub fn release(&mut self, cell: Cell) {
-        self.next[cell.0 as usize] = self.free;
-        self.free = cell.0;
-        self.used -= 1;
+        let mut at = cell.0;
+        while at != NONE {
+            self.next[at as usize] = self.free;
+            self.free = at;
+            self.used -= 1;
+            at = self.more[at as usize];
+        }
     }
 
     /// Cells that are free.
@@ -96,8 +156,13 @@ impl FramePool {
     }
 
     fn len_of(&self, cell: &Cell) -> usize {
-        usize::from(self.len[cell.0 as usize])
+        self.len[cell.0 as usize] as usize
     }
+}
+
+/// Cells for a frame of so many bytes.
+pub const fn cells(bytes: usize) -> usize {
+    bytes.div_ceil(CELL_BYTES)
 }
 
 /// How urgent a frame is.

@@ -185,15 +185,9 @@ impl<'a> SuperFrame<'a> {
         Frame::new_checked(bytes).expect("a super-frame has an Ethernet header")
     }
 
-    /// How many frames it is on a wire.
-    pub fn segments(&self) -> u64 {
-        let payload = self.bytes.len() - self.place.headers;
-        payload.div_ceil(usize::from(self.segment_bytes)) as u64
-    }
-
-    /// How many bytes those have together.
-    pub fn wire_bytes(&self) -> u64 {
-        self.bytes.len() as u64 + (self.segments() - 1) * self.place.headers as u64
+    /// How many frames it is on a wire, and how many bytes those have together.
+    pub fn on_wire(&self) -> (u64, u64) {
+        on_wire(self.bytes, self.bytes.len(), self.segment_bytes)
     }
 
     /// What is to be cut.
@@ -215,6 +209,13 @@ impl<'a> SuperFrame<'a> {
     pub fn cut(&self, sink: &mut impl FnMut(&[u8])) {
         self.place.cut(self.bytes, usize::from(self.segment_bytes), sink);
     }
+}
+
+/// What a super-frame of `len` bytes that begins with `head` is on a wire: frames, and their bytes.
+pub fn on_wire(head: &[u8], len: usize, segment_bytes: u16) -> (u64, u64) {
+    let Some(place) = Place::of(head).filter(|_| segment_bytes > 0) else { return (1, len as u64) };
+    let segments = len.saturating_sub(place.headers).div_ceil(usize::from(segment_bytes)).max(1) as u64;
+    (segments, len as u64 + (segments - 1) * place.headers as u64)
 }
 
 /// Where the header of IP begins, and whether it is that of version 6.
@@ -271,7 +272,7 @@ mod tests {
         let mut cut = Vec::new();
         frame.cut(&mut |segment| cut.push(segment.len()));
         assert_eq!(cut, [1454, 1454, 254]);
-        assert_eq!((frame.segments(), frame.wire_bytes()), (3, cut.iter().sum::<usize>() as u64));
+        assert_eq!(frame.on_wire(), (3, cut.iter().sum::<usize>() as u64));
         assert_eq!((frame.kind(), frame.header_bytes(), frame.checksum()), (Kind::Tcp4, 54, (34, 50)));
         assert_eq!(frame.head().bytes(), &bytes[..FRAME_BYTES_MAX]);
     }
@@ -315,7 +316,7 @@ mod tests {
                     assert!(segment.len() <= FRAME_BYTES_MAX);
                     (count, length) = (count + 1, length + segment.len() as u64);
                 });
-                assert_eq!((count, length), (frame.segments(), frame.wire_bytes()));
+                assert_eq!((count, length), frame.on_wire());
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::tunnel::link::{Pools, Pushed};
 use crate::wire::ethernet::Frame;
+use crate::wire::super_frame::SuperFrame;
 
 /// Everything a frame meets on one worker between two sockets.
 pub struct Fabric {
@@ -153,14 +154,36 @@ impl Fabric {
             }
             Egress::Drop(reason) => return self.counters.drop_frame(reason),
         };
-        match port.link.push(bytes, now, &mut self.pools) {
-            Pushed::Building { key, first } => {
-                if first {
-                    self.dirty.push(key);
-                }
+        let pushed = port.link.push(bytes, now, &mut self.pools);
+        note(pushed, 1, &mut self.dirty, &self.counters);
+    }
+
+    /// The same for a super-frame.
+    pub fn deliver_super(&mut self, hub: HubId, to: PortId, meta: FrameMeta, frame: &SuperFrame<'_>, now: Tick) {
+        let done = catch_unwind(AssertUnwindSafe(|| self.place_super(hub, to, meta, frame, now)));
+        if done.is_err() && !self.broken.contains(&to) {
+            self.broken.push(to);
+        }
+    }
+
+    fn place_super(&mut self, hub: HubId, to: PortId, meta: FrameMeta, frame: &SuperFrame<'_>, now: Tick) {
+        let Some(seat) = self.seats.get_mut(usize::from(hub.0)) else { return };
+        let frames = frame.on_wire().0;
+        let Some(port) = self.ports.get_mut(to) else {
+            return self.counters.drop_frames(DropReason::EgressPortGone, frames);
+        };
+        match hub::egress(&seat.shared, &mut seat.view, to, meta, frame.head()) {
+            Egress::Pass => {
+                let each = if port.link.takes_supers() { frames } else { 1 };
+                let Self { pools, dirty, counters, .. } = self;
+                port.link.push_super(frame, now, pools, &mut |pushed| note(pushed, each, dirty, counters));
             }
-            Pushed::Waiting => self.counters.queued.add(1),
-            Pushed::Dropped(reason) => self.counters.drop_frame(reason),
+            Egress::Rewrite(_) => frame.cut(&mut |segment| {
+                if let Some(segment) = Frame::new_checked(segment) {
+                    self.place(hub, to, meta, segment, now);
+                }
+            }),
+            Egress::Drop(reason) => self.counters.drop_frames(reason, frames),
         }
     }
 
@@ -183,8 +206,12 @@ impl Fabric {
     /// Takes a frame that another worker has handed over.
     #[inline]
     pub fn take_in(&mut self, header: &Header, bytes: &[u8], now: Tick) {
-        let Some(frame) = Frame::new_checked(bytes) else { return };
         let parcel = Parcel::from_words(*header);
+        if let (Dest::Port(to), 1..) = (parcel.to, parcel.meta.segment_bytes) {
+            let Some(frame) = SuperFrame::new_checked(bytes, parcel.meta.segment_bytes) else { return };
+            return self.deliver_super(parcel.hub, to, parcel.meta, &frame, now);
+        }
+        let Some(frame) = Frame::new_checked(bytes) else { return };
         match parcel.to {
             Dest::Port(to) => self.deliver(parcel.hub, to, parcel.meta, frame, now),
             Dest::Flood => self.fan_out(parcel.hub, parcel.meta, frame, now),
@@ -202,6 +229,20 @@ impl Fabric {
             shared.sweep(view, usize::try_from(buckets).unwrap_or(usize::MAX), now);
             self.counters.fdb_full.add(view.take_not_learned());
         }
+    }
+}
+
+/// Notes what became of something that is `frames` frames on a wire.
+#[inline(always)]
+fn note(pushed: Pushed, frames: u64, dirty: &mut Vec<ConnKey>, counters: &Counters) {
+    match pushed {
+        Pushed::Building { key, first } => {
+            if first {
+                dirty.push(key);
+            }
+        }
+        Pushed::Waiting => counters.queued.add(frames),
+        Pushed::Dropped(reason) => counters.drop_frames(reason, frames),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Frames from worker to worker: a full mesh of byte rings, and a doorbell per worker.
 //!
 //! Each pair of workers has a ring for each direction, with one writer and one reader. A message is
-//! its length, four words of the caller's choice and a frame. It goes in whole or not at all; a full
+//! its length, four words of the caller's choice and a frame, or a super-frame. It goes in whole or not at all; a full
 //! ring means that the receiver does not keep up, and the caller counts the drop.
 //!
 //! What is pushed in a turn is put together aside and goes into the ring by kilobytes: memory that two CPUs write
@@ -17,7 +17,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::ids::PortId;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::wire::ethernet::FRAME_BYTES_MAX;
+use crate::wire::super_frame::SUPER_BYTES_MAX;
 
 /// What the caller says about a frame; opaque here.
 pub type Header = [u64; 4];
@@ -64,7 +64,7 @@ impl Mailbox {
             mail: 0,
             at: 0,
             taken: 0,
-            scratch: Box::new([0; FRAME_BYTES_MAX]),
+            scratch: vec![0; SUPER_BYTES_MAX].into_boxed_slice(),
             doorbells: Arc::clone(doorbells),
         };
         Self { outbox, inbox }
@@ -107,7 +107,14 @@ impl Lane {
         if self.staged.capacity() == 0 {
             self.staged.reserve_exact(STAGED_BYTES_MAX);
         }
-        self.staged.extend_from_slice(&pack_head(frame.len(), header));
+        let head = pack_head(frame.len(), header);
+        if bytes > STAGED_BYTES_MAX {
+            let fits = self.ring.push_entire_slice(&head).and_then(|()| self.ring.push_entire_slice(frame)).is_ok();
+            debug_assert!(fits, "only the writer takes room");
+            self.room -= bytes;
+            return true;
+        }
+        self.staged.extend_from_slice(&head);
         self.staged.extend_from_slice(frame);
         true
     }
@@ -131,10 +138,10 @@ impl Outbox {
     /// only after [`Self::flush`].
     ///
     /// # Panics
-    /// If `to` is the worker itself or no worker, or `frame` is longer than [`FRAME_BYTES_MAX`].
+    /// If `to` is the worker itself or no worker, or `frame` is longer than [`SUPER_BYTES_MAX`].
     #[inline]
     pub fn push(&mut self, to: usize, header: &Header, frame: &[u8]) -> bool {
-        assert!(frame.len() <= FRAME_BYTES_MAX, "a frame longer than the tunnel carries");
+        assert!(frame.len() <= SUPER_BYTES_MAX, "a frame longer than the tunnel carries");
         let lane = self.lanes[to].as_mut().expect("a worker writes to itself without a mailbox");
         if !lane.push(header, frame) {
             return false;
@@ -168,7 +175,7 @@ pub struct Inbox {
     /// Messages taken from it in a row.
     taken: usize,
     /// A frame whose bytes wrap around the end of the ring, put together.
-    scratch: Box<[u8; FRAME_BYTES_MAX]>,
+    scratch: Box<[u8]>,
     doorbells: Arc<[CachePadded<Doorbell>]>,
 }
 
@@ -223,17 +230,22 @@ impl Inbox {
     }
 }
 
-/// The head of the first message in `ring`, if there is one. Messages go in whole.
+/// The head of the first message in `ring`, if there is one. Messages go in whole; of a long one the frame may not be
+/// there yet, which counts as none: it is announced afterwards.
 fn see_head(ring: &mut Consumer<u8>) -> Option<(Header, usize)> {
     let chunk = ring.read_chunk(HEAD_BYTES).ok()?;
     let (first, second) = chunk.as_slices();
-    if let Some(head) = first.first_chunk() {
-        return Some(unpack_head(head));
-    }
-    let mut head = [0; HEAD_BYTES];
-    head[..first.len()].copy_from_slice(first);
-    head[first.len()..].copy_from_slice(second);
-    Some(unpack_head(&head))
+    let (header, len) = match first.first_chunk() {
+        Some(head) => unpack_head(head),
+        None => {
+            let mut head = [0; HEAD_BYTES];
+            head[..first.len()].copy_from_slice(first);
+            head[first.len()..].copy_from_slice(second);
+            unpack_head(&head)
+        }
+    };
+    let is_whole = HEAD_BYTES + len <= STAGED_BYTES_MAX || ring.slots() >= HEAD_BYTES + len;
+    is_whole.then_some((header, len))
 }
 
 /// A message, lent by the ring it came in.
@@ -340,11 +352,11 @@ impl Doorbell {
 const SLEEPING: u64 = 1 << 63;
 /// Length and header.
 const HEAD_BYTES: usize = 40;
-const MESSAGE_BYTES_MAX: usize = HEAD_BYTES + FRAME_BYTES_MAX;
+const MESSAGE_BYTES_MAX: usize = HEAD_BYTES + SUPER_BYTES_MAX;
 
-/// Bytes put together before they go into the ring: several cache lines, and few enough to stay near.
+/// Bytes put together before they go into the ring: several cache lines, and few enough to stay near. What is longer
+/// goes in by itself.
 const STAGED_BYTES_MAX: usize = 8 * 1024;
-const _: () = assert!(STAGED_BYTES_MAX >= MESSAGE_BYTES_MAX);
 /// Enough to keep a ring's memory warm, few enough that no sender waits long for the others.
 const MESSAGES_IN_A_ROW: usize = 32;
 
@@ -426,7 +438,7 @@ mod tests {
         /// and what did not fit left no trace.
         #[test]
         fn messages_come_out_as_they_went_in(
-            steps in prop::collection::vec((0..=FRAME_BYTES_MAX, any::<bool>()), 1..200),
+            steps in prop::collection::vec((prop_oneof![4 => 0..=1600usize, 1 => 0..=SUPER_BYTES_MAX], any::<bool>()), 1..200),
             spare in 0_usize..5000,
         ) {
             let [mut a, mut b] = pair(MESSAGE_BYTES_MAX + spare);
@@ -492,7 +504,7 @@ mod tests {
     #[test]
     fn a_full_ring_refuses_and_room_comes_with_the_drop_of_a_message() {
         let [mut a, mut b] = pair(0);
-        let longest = [7; FRAME_BYTES_MAX];
+        let longest = [7; SUPER_BYTES_MAX];
         assert!(a.outbox.push(1, &[0; 4], &longest));
         assert!(!a.outbox.push(1, &[0; 4], &[]));
         a.outbox.flush(|_| {});
@@ -541,7 +553,7 @@ mod tests {
     #[test]
     fn threads_lose_nothing_between_sleep_and_mail() {
         const MESSAGES: u64 = 20_000;
-        let [mut a, mut b] = pair(8_000);
+        let [mut a, mut b] = pair(0);
         let (ring, bell) = std::sync::mpsc::channel();
         let sender = std::thread::spawn(move || {
             for number in 0..MESSAGES {

@@ -12,6 +12,7 @@ use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::tunnel::link::FrameSink;
 use crate::wire::ethernet::Frame;
+use crate::wire::super_frame::SuperFrame;
 
 /// Takes the frames of one member, in the step in which his bytes are read.
 pub struct Ingress<'a> {
@@ -29,6 +30,10 @@ impl FrameSink for Ingress<'_> {
     #[inline]
     fn frame(&mut self, frame: &[u8]) {
         self.fabric.switch(self.hub, self.port, frame, self.now);
+    }
+
+    fn super_frame(&mut self, frame: &SuperFrame<'_>) {
+        self.fabric.switch_super(self.hub, self.port, frame, self.now);
     }
 
     fn dropped(&mut self, reason: DropReason) {
@@ -59,6 +64,30 @@ impl Fabric {
             }
             Verdict::Drop(reason) => self.counters.drop_frame(reason),
         }
+    }
+
+    /// The same for a super-frame. From member to member it stays whole; the gateway, and whoever is flooded, gets its
+    /// segments, each of which is decided upon by itself.
+    fn switch_super(&mut self, hub: HubId, port: PortId, frame: &SuperFrame<'_>, now: Tick) {
+        let Some(seat) = self.seats.get_mut(usize::from(hub.0)) else { return };
+        let verdict = hub::ingress(&seat.shared, &mut seat.view, port, frame.head(), now);
+        let (frames, bytes) = frame.on_wire();
+        match verdict {
+            Verdict::Unicast(to, meta) if seat.host != Some(to) => {
+                let meta = FrameMeta { segment_bytes: frame.segment_bytes(), ..meta };
+                if to.worker() == self.index {
+                    self.deliver_super(hub, to, meta, frame, now);
+                } else {
+                    self.hand_over(to.worker(), Parcel { hub, to: Dest::Port(to), meta }, frame.bytes());
+                }
+            }
+            Verdict::Unicast(..) | Verdict::Flood(_) => {
+                return frame.cut(&mut |segment| self.switch(hub, port, segment, now));
+            }
+            Verdict::Drop(reason) => self.counters.drop_frames(reason, frames),
+        }
+        self.counters.frames_in.add(frames);
+        self.counters.bytes_in.add(bytes);
     }
 
     /// Brings a frame once to every worker that has ports for it, and to the ports here.

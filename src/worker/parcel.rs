@@ -96,6 +96,7 @@ mod tests {
             vlan_assigned: true,
             scope: Scope::Hosts,
             kinds: None,
+            segment_bytes: 1400,
         };
         for to in [Dest::Port(port), Dest::Flood, Dest::Host, Dest::Outbound, Dest::Inbound, Dest::Uplink] {
             let parcel = Parcel { hub: HubId(4095), to, meta };

@@ -25,6 +25,7 @@ use hublane::tls::keys::Suite;
 use hublane::tls::layer::{RecordLayer, connected_pair};
 use hublane::tunnel::conn::Conn;
 use hublane::tunnel::link::{FrameSink, Link, LinkSettings, Pools, Pushed, Scratch, Way};
+use hublane::wire::super_frame::SuperFrame;
 use hublane::worker::exchange::mesh;
 use hublane::worker::io::{StreamIo, Wait};
 use hublane::worker::mem::{MemIo, MemPeer, MemSocket, pipe};
@@ -111,8 +112,8 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
 
     /// What a login would hand to a worker, and the member who logged in.
     pub(crate) fn login(&self, number: u64, login: &Login) -> (Box<SessionSeed>, Box<ConnSeed<MemSocket>>, Member) {
-        let Login { suite, backend, compress, queue_depth, prepare, member, port } = *login;
-        let settings = LinkSettings { timeout: TIMEOUT, compress, queue_depth, seed: number };
+        let Login { suite, backend, compress, supers, queue_depth, prepare, member, port } = *login;
+        let settings = LinkSettings { timeout: TIMEOUT, compress, supers, queue_depth, seed: number };
         let (mut server, client) = connected_pair(suite, backend);
         prepare(&mut server);
         let (socket, peer) = pipe();
@@ -173,6 +174,7 @@ pub(crate) struct Login {
     pub(crate) suite: Suite,
     pub(crate) backend: AeadBackend,
     pub(crate) compress: bool,
+    pub(crate) supers: bool,
     pub(crate) queue_depth: usize,
     /// Changes the worker's TLS side before the worker gets it.
     pub(crate) prepare: fn(&mut RecordLayer),
@@ -184,7 +186,7 @@ impl Default for Login {
     fn default() -> Self {
         let (suite, backend) = (Suite::Tls13Aes128GcmSha256, AeadBackend::AwsLc);
         let (member, port) = (MemberId(1), PortSettings::OPEN);
-        Self { suite, backend, compress: false, queue_depth: 64, prepare: |_| {}, member, port }
+        Self { suite, backend, compress: false, supers: false, queue_depth: 64, prepare: |_| {}, member, port }
     }
 }
 
@@ -202,11 +204,19 @@ pub(crate) struct Member {
 }
 
 #[derive(Default)]
-struct Frames(Vec<Vec<u8>>);
+struct Frames {
+    frames: Vec<Vec<u8>>,
+    /// Super-frames, with the payload of their segments.
+    supers: Vec<(Vec<u8>, u16)>,
+}
 
 impl FrameSink for Frames {
     fn frame(&mut self, frame: &[u8]) {
-        self.0.push(frame.to_vec());
+        self.frames.push(frame.to_vec());
+    }
+
+    fn super_frame(&mut self, frame: &SuperFrame<'_>) {
+        self.supers.push((frame.bytes().to_vec(), frame.segment_bytes()));
     }
 
     fn dropped(&mut self, reason: DropReason) {
@@ -227,6 +237,19 @@ impl Member {
         let pushed = self.link.push(frame, self.now, &mut self.pools);
         assert!(matches!(pushed, Pushed::Building { .. }), "{pushed:?}");
         self.answer();
+    }
+
+    /// Sends a super-frame whole.
+    pub(crate) fn send_super(&mut self, frame: &SuperFrame<'_>) {
+        self.link.push_super(frame, self.now, &mut self.pools, &mut |pushed| {
+            assert!(matches!(pushed, Pushed::Building { .. }), "{pushed:?}");
+        });
+        self.answer();
+    }
+
+    /// Super-frames received since the last call, as far as [`Self::received`] has taken them in.
+    pub(crate) fn supers(&mut self) -> Vec<(Vec<u8>, u16)> {
+        std::mem::take(&mut self.frames.supers)
     }
 
     /// Sends what the link has ready, such as an answer to a key update.
@@ -273,7 +296,7 @@ impl Member {
     /// The same for bytes that the caller has read.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> (Vec<Vec<u8>>, Option<CloseReason>) {
         let end = self.link.receive(KEY, bytes, self.now, &mut self.scratch, &mut self.frames).err();
-        (std::mem::take(&mut self.frames.0), end)
+        (std::mem::take(&mut self.frames.frames), end)
     }
 
     /// How the connection ended; what came before is discarded.

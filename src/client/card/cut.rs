@@ -6,7 +6,7 @@
 use crate::sys::vnet::{Segments, VnetHeader};
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::FRAME_BYTES_MAX;
-use crate::wire::super_frame::{Kind, Place};
+use crate::wire::super_frame::{Kind, Place, SuperFrame};
 
 /// Calls `sink` with complete frames that together are `frame`, in order; says how many. 0: nothing could be made of it.
 pub(super) fn cut(frame: &mut [u8], header: VnetHeader, sink: &mut impl FnMut(&[u8])) -> usize {
@@ -23,6 +23,13 @@ pub(super) fn cut(frame: &mut [u8], header: VnetHeader, sink: &mut impl FnMut(&[
         Some(place) => place.cut(frame, usize::from(header.segment_bytes), sink),
         None => 0,
     }
+}
+
+/// The super-frame that `frame` is, if it is one and can cross as such.
+pub(super) fn whole_super(frame: &[u8], header: VnetHeader) -> Option<SuperFrame<'_>> {
+    let is_cut = header.segments != Segments::None && header.segment_bytes > 0 && header.needs_checksum;
+    let found = is_cut.then(|| SuperFrame::new_checked(frame, header.segment_bytes))??;
+    (found.checksum().0 == usize::from(header.checksum_start)).then_some(found)
 }
 
 /// A frame that is one already.

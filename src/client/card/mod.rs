@@ -25,7 +25,7 @@ use crate::lane::packet::header_of;
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
 use crate::sys::tap::Tap;
-use crate::sys::vnet::VnetHeader;
+use crate::sys::vnet::{Segments, VnetHeader};
 use crate::tick::Tick;
 use crate::tls::layer::RecordLayer;
 use crate::tunnel::conn::Conn;
@@ -35,6 +35,7 @@ use crate::tunnel::link::{
 use crate::wire::ethernet::HEADER_BYTES;
 use crate::wire::ipv4;
 use crate::wire::offload::Offload;
+use crate::wire::super_frame::{Kind, SuperFrame};
 use crate::worker::io::{CloseHow, Completion, StreamIo, Wait};
 
 mod cut;
@@ -81,6 +82,15 @@ pub struct Line<S> {
     pub cipher: Vec<u8>,
     /// Which way it carries frames.
     pub way: Way,
+}
+
+/// What was agreed on about the form of frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modes {
+    /// Every frame is compressed.
+    pub compress: bool,
+    /// Super-frames cross whole.
+    pub supers: bool,
 }
 
 /// What has happened that the card's owner wants to know.
@@ -183,8 +193,9 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
     }
 
     /// Begins a session without connections. One before must have ended.
-    pub fn begin(&mut self, timeout: Duration, compress: bool, seed: u64) {
-        let settings = LinkSettings { timeout, compress, queue_depth: QUEUE_FRAMES + CUT_FRAMES_MAX, seed };
+    pub fn begin(&mut self, timeout: Duration, modes: Modes, seed: u64) {
+        let Modes { compress, supers } = modes;
+        let settings = LinkSettings { timeout, compress, supers, queue_depth: QUEUE_FRAMES + CUT_FRAMES_MAX, seed };
         self.link = Some(Link::new(settings, self.now));
         self.poll_at = self.now;
     }
@@ -309,11 +320,18 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
                 self.counts.dropped_out += 1;
                 continue;
             };
-            let parts = cut::cut(frame, header, &mut |frame| {
-                if let Pushed::Building { key, first: true } = link.push(frame, now, pools) {
+            let mut note = |pushed| {
+                if let Pushed::Building { key, first: true } = pushed {
                     dirty.push(key);
                 }
-            });
+            };
+            if link.takes_supers()
+                && let Some(frame) = cut::whole_super(frame, header)
+            {
+                link.push_super(&frame, now, pools, &mut note);
+                continue;
+            }
+            let parts = cut::cut(frame, header, &mut |frame| note(link.push(frame, now, pools)));
             self.counts.dropped_out += u64::from(parts == 0);
         }
         Ok(())
@@ -527,9 +545,37 @@ impl<D: Device> FrameSink for Inward<D> {
         self.refused += u64::from(pushed.is_err());
     }
 
+    fn super_frame(&mut self, frame: &SuperFrame<'_>) {
+        // What came before goes before.
+        self.flush();
+        let (start, field) = frame.checksum();
+        let header = VnetHeader {
+            needs_checksum: true,
+            segments: match frame.kind() {
+                Kind::Tcp4 => Segments::Tcp4,
+                Kind::Tcp6 => Segments::Tcp6,
+                Kind::Udp => Segments::Udp,
+            },
+            header_bytes: short(frame.header_bytes()),
+            segment_bytes: frame.segment_bytes(),
+            checksum_start: short(start),
+            checksum_offset: short(field - start),
+        };
+        match self.device.send(header, std::iter::once(frame.bytes())) {
+            Ok(true) => {}
+            Ok(false) => self.refused += frame.on_wire().0,
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
     fn dropped(&mut self, _reason: DropReason) {
         self.refused += 1;
     }
+}
+
+/// Lengths of headers.
+fn short(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or(u16::MAX)
 }
 
 fn sum(a: Carried, b: Carried) -> Carried {

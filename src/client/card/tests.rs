@@ -93,7 +93,7 @@ fn connect(card: &mut Card<MemIo, Host>) -> (ConnKey, Peer) {
     let (theirs, ours) = connected_pair(Suite::Tls13Aes128GcmSha256, AeadBackend::AwsLc);
     let line: Line<MemSocket> = Line { socket, layer: ours, plain: Vec::new(), cipher: Vec::new(), way: Way::BOTH };
     let key = card.attach(line).unwrap();
-    let settings = LinkSettings { timeout: TIMEOUT, compress: false, queue_depth: 4_000, seed: 3 };
+    let settings = LinkSettings { timeout: TIMEOUT, compress: false, supers: false, queue_depth: 4_000, seed: 3 };
     let mut link = Link::new(settings, START);
     link.attach(ConnKey(0), Box::new(Conn::new(theirs)), Way::BOTH, START);
     let peer = Peer { pipe, link, pools: Pools::new(8_000), scratch: Scratch::default(), got: Got::default() };
@@ -135,7 +135,7 @@ fn segment(payload: usize) -> (VnetHeader, Vec<u8>) {
 #[test]
 fn a_super_packet_is_cut_for_the_tunnel_and_merged_for_the_host() {
     let mut card = card();
-    card.begin(TIMEOUT, false, 1);
+    card.begin(TIMEOUT, Modes::default(), 1);
     let (_, mut peer) = connect(&mut card);
     let (header, whole) = segment(30_000);
     card.inward.device.sends.push_back((header, whole.clone()));
@@ -156,7 +156,7 @@ fn without_a_session_frames_are_forgotten() {
     card.inward.device.sends.push_back(segment(100));
     turns(&mut card, START);
     assert_eq!((card.inward.device.sends.len(), card.counts().dropped_out), (0, 1));
-    card.begin(TIMEOUT, false, 1);
+    card.begin(TIMEOUT, Modes::default(), 1);
     let (_, mut peer) = connect(&mut card);
     turns(&mut card, START);
     assert!(peer.receive(START).unwrap().is_empty());
@@ -165,7 +165,7 @@ fn without_a_session_frames_are_forgotten() {
 #[test]
 fn a_full_queue_stops_the_host() {
     let mut card = card();
-    card.begin(TIMEOUT, false, 1);
+    card.begin(TIMEOUT, Modes::default(), 1);
     let (_, mut peer) = connect(&mut card);
     peer.pipe.set_window(0);
     for _ in 0..400 {
@@ -188,7 +188,7 @@ fn a_full_queue_stops_the_host() {
 #[test]
 fn a_lost_connection_leaves_its_flows_to_the_others() {
     let mut card = card();
-    card.begin(TIMEOUT, false, 1);
+    card.begin(TIMEOUT, Modes::default(), 1);
     let (first, one) = connect(&mut card);
     let (_, mut two) = connect(&mut card);
     turns(&mut card, START);
@@ -205,7 +205,7 @@ fn a_lost_connection_leaves_its_flows_to_the_others() {
 #[test]
 fn a_session_ends_with_close_notify() {
     let mut card = card();
-    card.begin(TIMEOUT, false, 1);
+    card.begin(TIMEOUT, Modes::default(), 1);
     let (_, mut peer) = connect(&mut card);
     card.inward.device.sends.push_back(segment(100));
     turns(&mut card, START);
@@ -218,7 +218,7 @@ fn a_session_ends_with_close_notify() {
     turns(&mut card, START);
     assert!(card.is_closed() && !peer.pipe.saw_reset());
     // One that keeps silent is not waited for.
-    card.begin(TIMEOUT, false, 1);
+    card.begin(TIMEOUT, Modes::default(), 1);
     let (_, _silent) = connect(&mut card);
     card.end();
     turns(&mut card, START);
@@ -230,7 +230,7 @@ fn a_session_ends_with_close_notify() {
 #[test]
 fn silence_ends_connections_and_the_session() {
     let mut card = card();
-    card.begin(TIMEOUT, false, 1);
+    card.begin(TIMEOUT, Modes::default(), 1);
     let (key, mut peer) = connect(&mut card);
     turns(&mut card, START);
     peer.receive(START).unwrap();

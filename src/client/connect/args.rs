@@ -47,6 +47,10 @@ pub struct ConnectArgs {
     /// Compress every frame, if the server agrees.
     #[arg(long)]
     pub compress: bool,
+    /// Packets of up to 64 KiB cross the tunnel whole, if the server agrees; else, and for other members, they are cut
+    /// into frames.
+    #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF")]
+    pub super_frames: Switch,
     /// Name of the network device, made for the time of the program.
     #[arg(long, default_value = "hub0", value_name = "NAME")]
     pub device: String,
@@ -92,6 +96,15 @@ pub enum Auth {
     Hashed,
     /// As it is: for users whom the server asks elsewhere (RADIUS).
     Plain,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
 }
 
 /// Where a server listens.

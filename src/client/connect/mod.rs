@@ -25,7 +25,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::json;
 use thiserror::Error;
 
-use self::args::ConnectArgs;
+use self::args::{ConnectArgs, Switch};
 use self::dialler::{Caller, Dialler};
 use self::identity::{Identity, IdentityError};
 use self::report::Reporter;
@@ -141,6 +141,7 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
             max_connection: args.connections,
             compress: args.compress,
             bridge_mode: args.bridge.is_some(),
+            supers: args.super_frames == Switch::On,
             ..Wants::default()
         },
         client: client_info(args),

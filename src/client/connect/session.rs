@@ -21,7 +21,7 @@ use super::dialler::{Answer, CallError, Dialler, Entered, Order};
 use super::identity::{Standing, hex};
 use super::report::{Reporter, notify, rate, span};
 use super::{ConnectError, WATCH_SIGNALS, while_doing};
-use crate::client::card::{Card, Line, News};
+use crate::client::card::{Card, Line, Modes, News};
 use crate::ids::ConnKey;
 use crate::metrics::closes::CloseReason;
 use crate::sys::clock::monotonic;
@@ -232,7 +232,8 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let Entered { line, welcome, path, suite, fingerprint, standing } = entered;
         self.sessions += 1;
         let timeout = Duration::from_millis(welcome.timeout_ms.into());
-        self.card.begin(timeout, welcome.compress, self.seed ^ self.sessions);
+        let modes = Modes { compress: welcome.compress, supers: welcome.supers };
+        self.card.begin(timeout, modes, self.seed ^ self.sessions);
         let mut session = Session {
             number: self.sessions,
             name: welcome.session_name.clone(),
@@ -255,6 +256,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let fields = json!({
             "session": session.name, "server": welcome.hello.product, "path": session.path, "cipher": session.cipher,
             "connections": session.wanted, "timeout_ms": welcome.timeout_ms, "compress": welcome.compress,
+            "super_frames": welcome.supers,
         });
         let text = format!("connected: {}, {}, {}", session.name, session.path, session.cipher);
         self.reporter.tell("connected", fields, &text);

@@ -109,6 +109,8 @@ pub struct WelcomeSeen {
     pub max_connection: u8,
     /// zlib per frame, both ways.
     pub compress: bool,
+    /// Super-frames cross whole.
+    pub supers: bool,
     /// One-way connections; the first carries data to the server.
     pub half_duplex: bool,
     /// The priority connection was granted.

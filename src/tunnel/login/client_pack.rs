@@ -49,6 +49,9 @@ pub(super) fn login(account: &Account, wants: &Wants, challenge: &[u8; 20]) -> P
         .bool("require_monitor_mode", wants.monitor_mode)
         .bool("qos", wants.qos)
         .data("unique_id", &client.unique_id);
+    if wants.supers {
+        pack.bool(super::SUPERS, true);
+    }
     node_info(&mut pack, client);
     pack
 }
@@ -126,13 +129,15 @@ fn welcome(pack: &Pack<'_>, hello: Hello, wants: &Wants) -> Result<WelcomeSeen, 
     // One-way connections take two, also where we asked for one.
     let wanted = wants.max_connection.clamp(if half_duplex { 2 } else { 1 }, super::CONNECTIONS_MAX);
     let granted = pack.int("max_connection").unwrap_or(1).clamp(1, u32::from(wanted));
+    let compress = pack.bool("use_compress");
     Ok(WelcomeSeen {
         hello,
         session_name,
         connection_name,
         session_key: Zeroizing::new(session_key),
         max_connection: u8::try_from(granted).unwrap_or(wanted),
-        compress: pack.bool("use_compress"),
+        compress,
+        supers: wants.supers && !compress && pack.bool(super::SUPERS),
         half_duplex,
         qos: pack.bool("qos"),
         timeout_ms: timeout_ms.max(TIMEOUT_MS_MIN),

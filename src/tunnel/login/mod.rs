@@ -93,6 +93,8 @@ pub struct Wants {
     pub monitor_mode: bool,
     /// A connection of its own for urgent frames.
     pub qos: bool,
+    /// Super-frames cross whole; only our own ends know of it.
+    pub supers: bool,
 }
 
 impl Default for Wants {
@@ -106,6 +108,7 @@ impl Default for Wants {
             bridge_mode: false,
             monitor_mode: false,
             qos: false,
+            supers: false,
         }
     }
 }
@@ -141,6 +144,10 @@ impl Direction {
         })
     }
 }
+
+/// Our own item of the login and of the answer to it, which other programs ignore: super-frames
+/// ([`crate::wire::super_frame`]) may cross.
+const SUPERS: &str = "hublane_super_frames";
 
 /// Ends a message that goes over HTTP: each of those carries padding of random length (§1.2).
 fn finish_padded(mut pack: PackWriter, challenge: &[u8; 20], serial: u32) -> Vec<u8> {

@@ -27,6 +27,8 @@ pub struct Negotiated {
     pub max_connection: u8,
     /// zlib per frame, both ways.
     pub compress: bool,
+    /// Super-frames cross whole. Compression is for single frames, so not with it.
+    pub supers: bool,
     /// Each connection carries data one way only.
     pub half_duplex: bool,
     /// Session timeout in ms.
@@ -38,10 +40,12 @@ pub struct Negotiated {
 pub fn negotiate(wants: &Wants, limits: &Limits) -> Negotiated {
     let allowed = limits.max_connection.clamp(1, CONNECTIONS_MAX);
     let half_duplex = wants.half_duplex && limits.half_duplex && allowed >= 2;
+    let compress = wants.compress && limits.compress;
     let least = if half_duplex { 2 } else { 1 };
     Negotiated {
         max_connection: wants.max_connection.clamp(least, allowed),
-        compress: wants.compress && limits.compress,
+        compress,
+        supers: wants.supers && !compress,
         half_duplex,
         timeout_ms: limits.timeout_ms.clamp(TIMEOUT_MS_MIN, TIMEOUT_MS_MAX),
     }
@@ -78,8 +82,14 @@ mod tests {
             (wants(255, false, false), limits(255, true, true), (32, false, false)),
         ];
         for (wants, limits, (max_connection, compress, half_duplex)) in table {
-            let expected = Negotiated { max_connection, compress, half_duplex, timeout_ms: 20_000 };
+            let expected = Negotiated { max_connection, compress, supers: false, half_duplex, timeout_ms: 20_000 };
             assert_eq!(negotiate(&wants, &limits), expected, "{wants:?} {limits:?}");
+            let wants = Wants { supers: true, ..wants };
+            assert_eq!(
+                negotiate(&wants, &limits),
+                Negotiated { supers: !compress, ..expected },
+                "{wants:?} {limits:?}"
+            );
         }
         for (asked, given) in [(0, 5_000), (8_000, 8_000), (u32::MAX, 60_000)] {
             let limits = Limits { timeout_ms: asked, ..limits(1, false, false) };

@@ -133,6 +133,8 @@ pub struct Welcome {
     pub max_connection: u8,
     /// zlib per frame.
     pub compress: bool,
+    /// Super-frames cross whole; told only if so.
+    pub supers: bool,
     /// One-way connections.
     pub half_duplex: bool,
     /// Receive timeout in ms; 0 would end the session at once.

@@ -124,6 +124,7 @@ fn wants(pack: &Pack<'_>, product: &str) -> Wants {
         bridge_mode: is_cascade || pack.bool("require_bridge_routing_mode"),
         monitor_mode: pack.bool("require_monitor_mode"),
         qos: pack.bool("qos"),
+        supers: pack.bool(super::SUPERS),
     }
 }
 
@@ -173,6 +174,9 @@ pub(super) fn welcome(welcome: &Welcome) -> PackWriter {
         .bool("no_send_signature", false)
         .bool("suppress_client_update_notification", true)
         .int("vlan_id", welcome.vlan_id);
+    if welcome.supers {
+        pack.bool(super::SUPERS, true);
+    }
     for (name, value) in &welcome.policy {
         pack.int(&format!("policy:{name}"), *value);
     }

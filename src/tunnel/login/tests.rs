@@ -51,6 +51,7 @@ fn a_welcome() -> Welcome {
         session_key: KEY,
         max_connection: 4,
         compress: true,
+        supers: true,
         half_duplex: false,
         timeout_ms: 20_000,
         vlan_id: 3,

@@ -46,7 +46,15 @@ impl RouterPlan {
 
     /// What travels with a frame of the gateway.
     pub fn meta(&self, scope: Scope) -> FrameMeta {
-        FrameMeta { ingress: self.port, bits: PortBits::HOST, vlan: 0, vlan_assigned: false, scope, kinds: None }
+        FrameMeta {
+            ingress: self.port,
+            bits: PortBits::HOST,
+            vlan: 0,
+            vlan_assigned: false,
+            scope,
+            kinds: None,
+            segment_bytes: 0,
+        }
     }
 
     /// The worker that has to look at `frame`, which came for the gateway, and as what.

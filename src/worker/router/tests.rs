@@ -142,8 +142,13 @@ impl Rig {
 
     /// A session begins on `worker`.
     fn open(&mut self, worker: usize, session: u64, member: u32) -> PortId {
-        let settings =
-            LinkSettings { timeout: Duration::from_secs(20), compress: false, queue_depth: 8, seed: session };
+        let settings = LinkSettings {
+            timeout: Duration::from_secs(20),
+            compress: false,
+            supers: false,
+            queue_depth: 8,
+            seed: session,
+        };
         let fabric = &mut self.fabrics[worker];
         let id = fabric.ports.reserve().unwrap();
         let port = Port {
