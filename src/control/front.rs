@@ -538,8 +538,9 @@ fn welcome(granted: &Granted) -> Welcome {
 const HELLO_VERSION: u32 = 444;
 const HELLO_BUILD: u32 = 9807;
 
-/// Frames that may wait for one session: what a 1 Gbit/s member takes in 12 ms.
-const QUEUE_FRAMES: usize = 1024;
+/// Frames that may wait for one session: what a 10 Gbit/s member takes in 5 ms, and what the window of one TCP flow holds
+/// as Linux has it by default. How long they wait is bounded by the queue itself.
+const QUEUE_FRAMES: usize = 4096;
 
 /// Unsent bytes in the kernel from which on we keep frames to ourselves, where they can still be dropped.
 pub const NOTSENT_LOWAT: u32 = 128 * 1024;

@@ -90,8 +90,10 @@ reasons! {
         RouterDefect = "router_defect",
         /// The port it was for closed before the frame reached it.
         EgressPortGone = "egress_port_gone",
-        /// The egress queue of the port is full: its member reads too slowly.
+        /// The egress queue of the port is full: its member reads too slowly. The flow with the most in it pays.
         EgressQueueFull = "egress_queue_full",
+        /// Frames of this flow wait too long for their member: one is dropped now and then, so that TCP slows down.
+        EgressLate = "egress_late",
         /// The worker has no frame storage left: many members read too slowly.
         EgressPoolEmpty = "egress_pool_empty",
         /// The session has no connection that may send.

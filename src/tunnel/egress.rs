@@ -357,7 +357,8 @@ impl Outgoing {
         self.close_record(layer)?;
         let Some(buf) = self.buf.take_if(|buf| !buf.pending().is_empty()) else { return Ok(None) };
         let (records, frames, bytes) = (self.records, self.frames, self.bytes);
-        let flushed = Flushed { buf, records, frames, bytes, key_updates: std::mem::take(&mut self.key_updates) };
+        let key_updates = std::mem::take(&mut self.key_updates);
+        let flushed = Flushed { buf, records, frames, bytes, key_updates, late: 0 };
         (self.records, self.frames, self.bytes) = (0, 0, 0);
         Ok(Some(flushed))
     }

@@ -16,7 +16,8 @@ use super::codec::Codec;
 use super::conn::{CarryPool, Conn};
 use super::deframe::Block;
 use super::egress::{BLOCK_BYTES_MAX, Outgoing, SEND_BYTES, SEND_BYTES_SHORT, SuperBlock};
-use super::queue::{self, Band, Fifo, FramePool, Scheduler};
+use super::fair::{Class, FairQueue, Scheduler};
+use super::queue::{self, Band, Cell, FramePool};
 use crate::ids::ConnKey;
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
@@ -24,7 +25,7 @@ use crate::tick::Tick;
 use crate::tls::record::RECORD_BYTES_MAX;
 use crate::wire::ethernet::{FRAME_BYTES_MAX, HEADER_BYTES};
 use crate::wire::flow::flow_hash;
-use crate::wire::super_frame::SuperFrame;
+use crate::wire::super_frame::{SuperFrame, on_wire};
 
 /// What the caller lends to its links for sending.
 pub struct Pools {
@@ -161,7 +162,10 @@ pub enum Pushed {
         first: bool,
     },
     /// It waits; it goes with a flush after the send in flight has ended.
-    Waiting,
+    Waiting {
+        /// Frames that waited and were dropped to make room for it ([`DropReason::EgressQueueFull`]).
+        shed: u64,
+    },
     /// It was dropped.
     Dropped(DropReason),
 }
@@ -193,7 +197,7 @@ pub struct Carried {
 }
 
 /// One session's end of the tunnel.
-pub struct Link<S = Fifo> {
+pub struct Link<S = FairQueue> {
     conns: Vec<LinkConn<S>>,
     settings: LinkSettings,
     queued: usize,
@@ -201,6 +205,8 @@ pub struct Link<S = Fifo> {
     heard: Tick,
     random: u64,
     carried: Carried,
+    /// Frames that were dropped because they had waited too long, since the last flush that sent something.
+    late: u64,
 }
 
 struct LinkConn<S> {
@@ -222,7 +228,7 @@ impl<S: Scheduler> Link<S> {
     /// A session without connections, alive for its timeout from `now` on.
     pub fn new(settings: LinkSettings, now: Tick) -> Self {
         let random = settings.seed | 1;
-        Self { conns: Vec::new(), settings, queued: 0, heard: now, random, carried: Carried::default() }
+        Self { conns: Vec::new(), settings, queued: 0, heard: now, random, carried: Carried::default(), late: 0 }
     }
 
     /// Adds a connection. The first keep-alive is due at once (protocol note §5.3).
@@ -254,11 +260,11 @@ impl<S: Scheduler> Link<S> {
         if let Some(buf) = gone.out.abandon() {
             pools.sends.give(buf);
         }
-        while let Some(cell) = gone.queue.pop(&mut pools.frames, now) {
-            let frame = pools.frames.frame(&cell);
-            let (band, hash) = (Band::of(frame), flow_hash(frame));
-            match self.choose(hash) {
-                Some(at) => self.conns[at].queue.push(&mut pools.frames, cell, band, now),
+        let mut late = Shed::default();
+        while let Some(cell) = gone.queue.pop(&mut pools.frames, now, |_| true, |frames, cell| late.add(frames, cell)) {
+            let class = class_of(pools.frames.frame(&cell));
+            match self.choose(class.flow) {
+                Some(at) => self.conns[at].queue.push(&mut pools.frames, cell, class, now),
                 None => {
                     self.queued -= pools.frames.cells(&cell);
                     pools.frames.release(cell);
@@ -266,6 +272,8 @@ impl<S: Scheduler> Link<S> {
                 }
             }
         }
+        self.queued -= late.cells;
+        lost += late.frames;
         self.carried.dropped_out += lost;
         Some(Detached { conn: gone.conn, lost })
     }
@@ -334,13 +342,31 @@ impl<S: Scheduler> Link<S> {
                 return Pushed::Building { key: conn.key, first };
             }
         }
-        if let Some(reason) = self.refusal(1, pools) {
-            return Pushed::Dropped(reason);
-        }
+        let shed = match self.make_room(at, 1, pools) {
+            Ok(shed) => shed,
+            Err(reason) => return Pushed::Dropped(reason),
+        };
         let Some(cell) = pools.frames.store(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
-        self.conns[at].queue.push(&mut pools.frames, cell, Band::of(frame), now);
+        self.conns[at].queue.push(&mut pools.frames, cell, class_of(frame), now);
         self.queued += 1;
-        Pushed::Waiting
+        Pushed::Waiting { shed }
+    }
+
+    /// Sees to it that a frame of so many cells may wait for connection `at`, at the cost of the flow that has most
+    /// waiting there; says how many of its frames were dropped.
+    fn make_room(&mut self, at: usize, cells: usize, pools: &mut Pools) -> Result<u64, DropReason> {
+        let mut shed = Shed::default();
+        while let Some(reason) = self.refusal(cells, pools) {
+            if reason != DropReason::EgressQueueFull {
+                return Err(reason);
+            }
+            let Some(cell) = self.conns[at].queue.shed(&mut pools.frames) else { return Err(reason) };
+            let before = shed.cells;
+            shed.add(&mut pools.frames, cell);
+            self.queued -= shed.cells - before;
+        }
+        self.carried.dropped_out += shed.frames;
+        Ok(shed.frames)
     }
 
     /// Why no frame of so many cells may wait, if there is a reason.
@@ -390,13 +416,14 @@ impl<S: Scheduler> Link<S> {
                 return Pushed::Building { key: conn.key, first };
             }
         }
-        if let Some(reason) = self.refusal(queue::cells(frame.bytes().len()), pools) {
-            return Pushed::Dropped(reason);
-        }
+        let shed = match self.make_room(at, queue::cells(frame.bytes().len()), pools) {
+            Ok(shed) => shed,
+            Err(reason) => return Pushed::Dropped(reason),
+        };
         let Some(cell) = pools.frames.store_super(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
         self.queued += pools.frames.cells(&cell);
-        self.conns[at].queue.push(&mut pools.frames, cell, Band::of(head), now);
-        Pushed::Waiting
+        self.conns[at].queue.push(&mut pools.frames, cell, class_of(head), now);
+        Pushed::Waiting { shed }
     }
 
     /// Seals what was built for connection `key`, and of what waits as much as a buffer holds, and returns it to
@@ -413,13 +440,12 @@ impl<S: Scheduler> Link<S> {
         if layer.wants_control() {
             conn.out.control(layer, &mut pools.sends)?;
         }
-        while let Some(len) = conn.queue.peek_len(&pools.frames, now) {
-            if !conn.out.has_room(layer, len) {
-                break;
-            }
-            let Some(cell) = conn.queue.pop(&mut pools.frames, now) else { break };
-            let Pools { frames, sends, deflater } = pools;
-            let frame = frames.frame(&cell);
+        let mut late = Shed::default();
+        loop {
+            let Pools { frames, sends, deflater } = &mut *pools;
+            let fits = |len| conn.out.has_room(layer, len);
+            let Some(cell) = conn.queue.pop(frames, now, fits, |frames, cell| late.add(frames, cell)) else { break };
+            let (frame, len) = (frames.frame(&cell), frames.len_of(&cell));
             let fits = match frames.segment_bytes(&cell) {
                 0 => {
                     let block = deflater.block(frame, self.settings.compress);
@@ -434,8 +460,12 @@ impl<S: Scheduler> Link<S> {
             self.queued -= frames.cells(&cell);
             frames.release(cell);
         }
+        self.queued -= late.cells;
+        self.late += late.frames;
+        self.carried.dropped_out += late.frames;
         let sealed = conn.out.seal(layer)?;
-        let Some(sealed) = sealed else { return Ok(None) };
+        let Some(mut sealed) = sealed else { return Ok(None) };
+        sealed.late = std::mem::take(&mut self.late);
         self.carried.frames_out += sealed.frames;
         self.carried.bytes_out += sealed.bytes;
         conn.in_flight = true;
@@ -571,6 +601,8 @@ pub struct Flushed {
     pub frames: u64,
     /// Bytes of those frames, as blocks: compressed if the session compresses.
     pub bytes: u64,
+    /// Frames dropped since the last one because they had waited too long ([`DropReason::EgressLate`]).
+    pub late: u64,
 }
 
 /// Who takes the frames of [`Link::receive`].
@@ -636,6 +668,27 @@ pub fn check_frame(frame: &[u8]) -> Result<(), DropReason> {
         0..HEADER_BYTES => Err(DropReason::FrameTooShort),
         HEADER_BYTES..=FRAME_BYTES_MAX => Ok(()),
         _ => Err(DropReason::FrameTooLong),
+    }
+}
+
+/// What decides about the place of `frame`, or of a super-frame that begins with it, in a queue.
+fn class_of(frame: &[u8]) -> Class {
+    Class { band: Band::of(frame), flow: flow_hash(frame) }
+}
+
+/// Frames that waited and do not leave.
+#[derive(Default)]
+struct Shed {
+    frames: u64,
+    cells: usize,
+}
+
+impl Shed {
+    fn add(&mut self, pool: &mut FramePool, cell: Cell) {
+        let (frame, len, segment_bytes) = (pool.frame(&cell), pool.len_of(&cell), pool.segment_bytes(&cell));
+        self.frames += if segment_bytes == 0 { 1 } else { on_wire(frame, len, segment_bytes).0 };
+        self.cells += pool.cells(&cell);
+        pool.release(cell);
     }
 }
 

@@ -39,7 +39,7 @@ fn one_crosses_whole_at_once_and_from_the_queue() {
         assert_eq!(client.push_super(&bytes, 1_400), [Pushed::Building { key, first: true }], "{payload}");
         let sent = client.flush(0, NOW);
         // That one is in flight, so this waits.
-        assert_eq!(client.push_super(&bytes, 1_300), [Pushed::Waiting], "{payload}");
+        assert_eq!(client.push_super(&bytes, 1_300), [Pushed::Waiting { shed: 0 }], "{payload}");
         let cells = client.link.queued();
         assert_eq!(cells, bytes.len().div_ceil(queue::CELL_BYTES));
         client.link.sent(key);
@@ -89,10 +89,10 @@ fn one_takes_room_by_its_length() {
     let (mut end, _) = End::with_peer(LinkSettings { queue_depth: 30, ..with_supers() });
     end.push(&frame(1, 0, 60));
     end.flush(0, NOW);
-    assert_eq!(end.push_super(&packet(1, 1, 32_000), 1_400), [Pushed::Waiting]);
-    assert_eq!(end.push_super(&packet(1, 2, 32_000), 1_400), [Pushed::Dropped(DropReason::EgressQueueFull)]);
-    assert_eq!(end.link.carried().dropped_out, 23, "as many as it has segments");
-    assert_eq!(end.push_super(&packet(1, 3, 14_000), 1_400), [Pushed::Waiting]);
+    assert_eq!(end.push_super(&packet(1, 1, 32_000), 1_400), [Pushed::Waiting { shed: 0 }]);
+    assert_eq!(end.push_super(&packet(1, 2, 32_000), 1_400), [Pushed::Waiting { shed: 23 }]);
+    assert_eq!((end.link.carried().dropped_out, end.link.queued()), (23, 20), "as many as it has segments");
+    assert_eq!(end.push_super(&packet(1, 3, 14_000), 1_400), [Pushed::Waiting { shed: 0 }]);
 }
 
 #[test]

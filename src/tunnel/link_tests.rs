@@ -336,7 +336,7 @@ fn the_end_of_a_connection_moves_its_waiting_frames() {
     // All connections are busy, so everything waits.
     for n in 0..10 {
         for flow in 0..20 {
-            assert_eq!(server.push(&frame(flow, n, 60)), Pushed::Waiting);
+            assert_eq!(server.push(&frame(flow, n, 60)), Pushed::Waiting { shed: 0 });
         }
     }
     assert_eq!((server.link.queued(), server.pools.frames.used()), (200, 200));
@@ -365,7 +365,7 @@ fn frames_are_lost_with_the_last_connection_and_counted() {
     end.push(&frame(1, 0, 60));
     end.flush(0, NOW);
     for n in 0..5 {
-        assert_eq!(end.push(&frame(1, n, 60)), Pushed::Waiting);
+        assert_eq!(end.push(&frame(1, n, 60)), Pushed::Waiting { shed: 0 });
     }
     end.link.detach(ConnKey(0), NOW, &mut end.pools);
     assert_eq!((end.link.queued(), end.pools.frames.used(), end.link.carried().dropped_out), (0, 0, 5));

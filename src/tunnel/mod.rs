@@ -10,6 +10,7 @@ pub mod conn;
 
 pub mod deframe;
 
+pub mod fair;
 pub mod queue;
 pub mod records;
 

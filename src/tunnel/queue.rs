@@ -35,6 +35,8 @@ pub struct FramePool {
     /// The cell with the rest of a super-frame.
     more: Box<[u32]>,
     next: Box<[u32]>,
+    /// When a frame that begins here was queued.
+    stamps: Box<[Tick]>,
     free: u32,
     /// Cells from here on were never used, so that their pages stay untouched until needed.
     fresh: u32,
@@ -54,6 +56,7 @@ impl FramePool {
             segment: vec![0; cells].into_boxed_slice(),
             more: vec![NONE; cells].into_boxed_slice(),
             next: vec![0; cells].into_boxed_slice(),
+            stamps: vec![Tick::default(); cells].into_boxed_slice(),
             free: NONE,
             fresh: 0,
             used: 0,
@@ -129,6 +132,11 @@ impl FramePool {
         &self.storage[index * CELL_STRIDE..][..(self.len[index] as usize).min(CELL_BYTES)]
     }
 
+    /// Notes when the frame in `cell` was queued.
+    pub(super) fn stamp(&mut self, cell: &Cell, now: Tick) {
+        self.stamps[cell.0 as usize] = now;
+    }
+
     /// Cells that the frame in `cell` takes.
     pub fn cells(&self, cell: &Cell) -> usize {
         cells(self.len_of(cell))
@@ -155,7 +163,8 @@ impl FramePool {
         self.used
     }
 
-    fn len_of(&self, cell: &Cell) -> usize {
+    /// Length of the frame in `cell`.
+    pub fn len_of(&self, cell: &Cell) -> usize {
         self.len[cell.0 as usize] as usize
     }
 }
@@ -192,42 +201,14 @@ impl Band {
     }
 }
 
-/// Order in which frames leave one connection. The caller bounds what it pushes.
-pub trait Scheduler: Default {
-    /// Takes `cell`, to be popped later.
-    fn push(&mut self, pool: &mut FramePool, cell: Cell, band: Band, now: Tick);
-
-    /// The next frame that may leave now.
-    fn pop(&mut self, pool: &mut FramePool, now: Tick) -> Option<Cell>;
-
-    /// Length of the frame that [`Self::pop`] would give.
-    fn peek_len(&self, pool: &FramePool, now: Tick) -> Option<usize>;
-
-    /// Frames waiting.
-    fn len(&self) -> usize;
-
-    /// Whether nothing waits.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// First in, first out, in two bands.
-#[derive(Debug, Default)]
-pub struct Fifo {
-    priority: List,
-    normal: List,
-    len: usize,
-}
-
-/// A list through the pool's `next` links; `ends` is its first and last cell.
-#[derive(Debug, Default)]
-struct List {
+/// Frames in order, a list through the pool's `next` links; `ends` is its first and last cell.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct List {
     ends: Option<(u32, u32)>,
 }
 
 impl List {
-    fn push(&mut self, pool: &mut FramePool, cell: Cell) {
+    pub(super) fn push(&mut self, pool: &mut FramePool, cell: Cell) {
         let at = cell.0;
         pool.next[at as usize] = NONE;
         self.ends = match self.ends {
@@ -239,61 +220,28 @@ impl List {
         };
     }
 
-    fn pop(&mut self, pool: &FramePool) -> Option<Cell> {
+    pub(super) fn pop(&mut self, pool: &FramePool) -> Option<Cell> {
         let (first, last) = self.ends?;
         self.ends = if first == last { None } else { Some((pool.next[first as usize], last)) };
         Some(Cell(first))
     }
-}
 
-impl Scheduler for Fifo {
-    fn push(&mut self, pool: &mut FramePool, cell: Cell, band: Band, _now: Tick) {
-        match band {
-            Band::Priority => self.priority.push(pool, cell),
-            Band::Normal => self.normal.push(pool, cell),
-        }
-        self.len += 1;
-    }
-
-    fn pop(&mut self, pool: &mut FramePool, _now: Tick) -> Option<Cell> {
-        let cell = self.priority.pop(pool).or_else(|| self.normal.pop(pool))?;
-        self.len -= 1;
-        Some(cell)
-    }
-
-    fn peek_len(&self, pool: &FramePool, _now: Tick) -> Option<usize> {
-        let (first, _) = self.priority.ends.or(self.normal.ends)?;
+    /// Length of the first frame.
+    pub(super) fn first_len(&self, pool: &FramePool) -> Option<usize> {
+        let (first, _) = self.ends?;
         Some(pool.len_of(&Cell(first)))
     }
 
-    fn len(&self) -> usize {
-        self.len
+    /// When the first frame came.
+    pub(super) fn first_stamp(&self, pool: &FramePool) -> Option<Tick> {
+        let (first, _) = self.ends?;
+        Some(pool.stamps[first as usize])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const NOW: Tick = Tick(0);
-
-    #[test]
-    fn fifo_keeps_order_within_a_band_and_priority_goes_first() {
-        let mut pool = FramePool::new(8);
-        let mut fifo = Fifo::default();
-        for (byte, band) in [(1, Band::Normal), (2, Band::Normal), (3, Band::Priority), (4, Band::Normal)] {
-            let cell = pool.store(&[byte; 60]).unwrap();
-            fifo.push(&mut pool, cell, band, NOW);
-        }
-        assert_eq!(fifo.peek_len(&pool, NOW), Some(60));
-        let mut out = Vec::new();
-        while let Some(cell) = fifo.pop(&mut pool, NOW) {
-            out.push(pool.frame(&cell)[0]);
-            pool.release(cell);
-        }
-        assert_eq!(out, [3, 1, 2, 4]);
-        assert_eq!((fifo.len(), pool.used()), (0, 0));
-    }
 
     #[test]
     fn pool_refuses_when_full_and_gives_cells_back() {

@@ -241,7 +241,10 @@ fn note(pushed: Pushed, frames: u64, dirty: &mut Vec<ConnKey>, counters: &Counte
                 dirty.push(key);
             }
         }
-        Pushed::Waiting => counters.queued.add(frames),
+        Pushed::Waiting { shed } => {
+            counters.queued.add(frames);
+            counters.drop_frames(DropReason::EgressQueueFull, shed);
+        }
         Pushed::Dropped(reason) => counters.drop_frames(reason, frames),
     }
 }

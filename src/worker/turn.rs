@@ -305,6 +305,7 @@ impl<Io: StreamIo> Worker<Io> {
         counters.key_updates.add(flushed.key_updates);
         counters.frames_out.add(flushed.frames);
         counters.bytes_out.add(flushed.bytes);
+        counters.drop_frames(DropReason::EgressLate, flushed.late);
         self.io.send(key, flushed.buf);
     }
 }

@@ -6,8 +6,8 @@
 //! 2. what the host sends → cut into frames (`cut.rs`) → [`Link::push`];
 //! 3. what that filled is sealed; the wait that follows hands it to the kernel.
 //!
-//! While more waits for the connections than the session's queue should have, the device is not read: its own queue
-//! fills then, and the kernel drops there; so it does while a session has no connection, because what TCP inside has sent
+//! What the host sends is read at once, also while the tunnel is full: only in the session's queue do flows take turns
+//! ([`crate::tunnel::fair`]). While a session has no connection the device is not read, because what TCP inside has sent
 //! meanwhile tells it sooner than its own timer that the way is back. Without a session what the host sends is read and
 //! forgotten.
 //!
@@ -165,7 +165,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
             slots: Vec::new(),
             link: None,
             // A session takes no more than half.
-            pools: Pools::new(2 * (QUEUE_FRAMES + CUT_FRAMES_MAX)),
+            pools: Pools::new(2 * QUEUE_FRAMES),
             scratch: Scratch::default(),
             inward: Inward { device, burst: TxBurst::new(BURST_BYTES, true), refused: 0, failed: None },
             dirty: Vec::new(),
@@ -195,7 +195,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
     /// Begins a session without connections. One before must have ended.
     pub fn begin(&mut self, timeout: Duration, modes: Modes, seed: u64) {
         let Modes { compress, supers } = modes;
-        let settings = LinkSettings { timeout, compress, supers, queue_depth: QUEUE_FRAMES + CUT_FRAMES_MAX, seed };
+        let settings = LinkSettings { timeout, compress, supers, queue_depth: QUEUE_FRAMES, seed };
         self.link = Some(Link::new(settings, self.now));
         self.poll_at = self.now;
     }
@@ -302,10 +302,10 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
     }
 
     fn has_room(&self) -> bool {
-        self.link.as_ref().is_none_or(|link| link.conns() > 0 && link.queued() < QUEUE_FRAMES)
+        self.link.as_ref().is_none_or(|link| link.conns() > 0)
     }
 
-    /// Some of what the host sends, as long as the session's queue is not full.
+    /// Some of what the host sends.
     fn read_device(&mut self) -> io::Result<()> {
         for _ in 0..FRAMES_PER_STEP {
             if !self.has_room() {
@@ -588,10 +588,9 @@ fn sum(a: Carried, b: Carried) -> Carried {
     }
 }
 
-/// Frames that may wait before the device is not read any more: 1.5 MB, which 100 Mbit/s carry in an eighth of a second.
-const QUEUE_FRAMES: usize = 1024;
-/// And as many again that the last super-packet may add: no segment is shorter than those of the least MSS there is.
-const CUT_FRAMES_MAX: usize = 1024;
+/// Frames that may wait, or super-frames of so many cells: what the window of one TCP flow holds as Linux has it by
+/// default, so that a tunnel between two fast hosts loses nothing. How long frames wait is bounded elsewhere.
+const QUEUE_FRAMES: usize = 4096;
 /// Of the host, in one step: enough to fill the records of a send, and what comes by the connections does not wait long.
 const FRAMES_PER_STEP: usize = 32;
 /// Room for what one step brings for the host; it leaves in between if it is more.
