@@ -59,7 +59,7 @@ impl Crew {
         let (senders, commands): (Vec<_>, Vec<_>) = cpus.iter().map(|_| unbounded()).unzip();
         let reach = Reach { commands: senders.iter().cloned().collect(), wakers: Arc::clone(&wakers) };
         let (routers, mut router_seeds) = making.make(&reach, cpus.len())?;
-        for (index, (mailbox, commands)) in mesh(cpus.len(), MAILBOX_BYTES).into_iter().zip(commands).enumerate() {
+        for (index, (mailbox, commands)) in mesh(cpus.len(), mailbox_bytes(cpus.len())).into_iter().zip(commands).enumerate() {
             let counters = Arc::new(Counters::default());
             let load = Load::default();
             let ties = Ties::<OwnedFd> {
@@ -174,8 +174,12 @@ fn worker_settings(workers: usize, descriptors: u64, kept: usize, gather: Durati
     WorkerSettings { conns_max, frames_max: FRAMES_MAX, gather }
 }
 
-/// Bytes of the ring from one worker to another: some 600 full frames, 0.8 ms at 10 Gbit/s.
-const MAILBOX_BYTES: usize = 1 << 20;
+/// Bytes of the ring from one worker to another: as much as the window of one TCP flow holds if workers are few, since
+/// what is lost there is lost without regard to flows; together no more than 256 MiB, all of which a server that is busy on
+/// all workers will have touched in the end.
+fn mailbox_bytes(workers: usize) -> usize {
+    ((256 << 20) / (workers * workers).max(1)).clamp(1 << 20, 8 << 20)
+}
 
 /// Frames that may wait for members, by worker: 52 MiB if all are used.
 const FRAMES_MAX: usize = 32_768;

@@ -199,8 +199,13 @@ impl<Io: StreamIo> Worker<Io> {
     /// Frames from other workers, a bounded number, so that they cannot hold up our own members.
     /// Returns whether there were any.
     fn exchange(&mut self) -> bool {
+        let mut bytes = 0;
         for taken in 0..PARCELS_PER_TURN {
+            if bytes >= BYTES_PER_TURN {
+                break;
+            }
             let Some(message) = self.mail.receive() else { return taken > 0 };
+            bytes += message.frame().len() as u64;
             self.fabric.take_in(message.header(), message.frame(), self.now);
         }
         true
