@@ -108,6 +108,9 @@ pub struct ServeArgs {
     /// [default: 100].
     #[arg(long, value_name = "US", allow_negative_numbers = true)]
     pub gather_us: Option<i64>,
+    /// Congestion control of members' connections, by its name in the kernel [default: cubic, if the kernel has it].
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<String>,
     /// Way of the NATs to the Internet: auto, xdp, packet or generic [default: auto: what the device does best].
     ///
     /// For every [hub.nat]; `hublane doctor --lane DEVICE` tells what each means on a device.
@@ -140,6 +143,7 @@ impl ServeArgs {
             certificate: located("--certificate", self.certificate.as_ref()),
             aead: located("--aead", self.aead.as_ref()),
             gather_us: located("--gather-us", self.gather_us.as_ref()),
+            congestion: located("--congestion", self.congestion.as_ref()),
             rekey_after_records: located("--rekey-after", self.rekey_after.as_ref()),
             lane: RawLane {
                 lane_mode: located("--lane-mode", self.lane_mode.as_ref()),

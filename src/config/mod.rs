@@ -23,6 +23,7 @@ use std::time::Duration;
 use crate::hub::Profile;
 use crate::ids::PortId;
 use crate::sys::affinity::CpuList;
+use crate::sys::congestion::Congestion;
 use crate::sys::features::FeatureMask;
 use crate::tls::aead::AeadBackend;
 use crate::tls::config::TlsVersions;
@@ -67,6 +68,8 @@ pub struct Server {
     pub connections_per_source_max: u32,
     /// Pause of a worker while frames come so often that waking for each costs more than they do; 0 to 1 ms.
     pub gather: Duration,
+    /// How members' connections share the network with others.
+    pub congestion: Congestion,
     /// TLS 1.3 key update after so many records sent. `None`: only when the limits of the cipher ask for it.
     pub rekey_after_records: Option<u64>,
     /// Whose AEAD seals and opens records.
@@ -202,9 +205,18 @@ fn check_server(raw: RawServer, folder: &Path, report: &mut Report<'_>) -> Serve
             256,
         ),
         gather: Duration::from_micros(report.number(raw.gather_us, "gather_us", 0..=1_000, DEFAULT_GATHER_US).into()),
+        congestion: check_congestion(raw.congestion, report),
         rekey_after_records: check_rekey(raw.rekey_after_records, report),
         aead: report.choice(raw.aead, "aead", AEADS, AeadBackend::AwsLc),
     }
+}
+
+fn check_congestion(given: Option<Located<String>>, report: &mut Report<'_>) -> Congestion {
+    let Some(given) = given else { return Congestion::default() };
+    given.value.parse().unwrap_or_else(|error: String| {
+        report.add(&given.place, format!("congestion: {error}"), "leave it away for cubic".to_owned());
+        Congestion::default()
+    })
 }
 
 fn check_listen(given: Option<Words>, report: &mut Report<'_>) -> Vec<Listen> {

@@ -33,6 +33,7 @@ pub struct RawServer {
     pub login_timeout_s: Option<Located<i64>>,
     pub connections_per_source_max: Option<Located<i64>>,
     pub gather_us: Option<Located<i64>>,
+    pub congestion: Option<Located<String>>,
     pub rekey_after_records: Option<Located<i64>>,
     pub aead: Option<Located<String>>,
     /// Only typed: in the file these keys stand in `[hub.nat]`.
@@ -57,6 +58,7 @@ impl RawServer {
             login_timeout_s: self.login_timeout_s.or(file.login_timeout_s),
             connections_per_source_max: self.connections_per_source_max.or(file.connections_per_source_max),
             gather_us: self.gather_us.or(file.gather_us),
+            congestion: self.congestion.or(file.congestion),
             rekey_after_records: self.rekey_after_records.or(file.rekey_after_records),
             aead: self.aead.or(file.aead),
             lane: self.lane,
@@ -237,6 +239,7 @@ fn read_server(table: Spanned<DeTable<'_>>, report: &mut Report<'_>) -> RawServe
         login_timeout_s: section.number("login_timeout_s"),
         connections_per_source_max: section.number("connections_per_source_max"),
         gather_us: section.number("gather_us"),
+        congestion: section.word("congestion"),
         rekey_after_records: section.number("rekey_after_records"),
         aead: section.word("aead"),
         lane: RawLane::default(),

@@ -357,6 +357,7 @@ impl Front {
         };
         let parts = stream.into_parts().and_then(|(socket, parts)| {
             prepare_member_socket(&socket, NOTSENT_LOWAT)?;
+            self.config.load().config.server.congestion.apply(&socket)?;
             Ok((socket, parts))
         });
         let (socket, Parts { layer, cipher }) = match parts {

@@ -59,7 +59,9 @@ impl Crew {
         let (senders, commands): (Vec<_>, Vec<_>) = cpus.iter().map(|_| unbounded()).unzip();
         let reach = Reach { commands: senders.iter().cloned().collect(), wakers: Arc::clone(&wakers) };
         let (routers, mut router_seeds) = making.make(&reach, cpus.len())?;
-        for (index, (mailbox, commands)) in mesh(cpus.len(), mailbox_bytes(cpus.len())).into_iter().zip(commands).enumerate() {
+        for (index, (mailbox, commands)) in
+            mesh(cpus.len(), mailbox_bytes(cpus.len())).into_iter().zip(commands).enumerate()
+        {
             let counters = Arc::new(Counters::default());
             let load = Load::default();
             let ties = Ties::<OwnedFd> {

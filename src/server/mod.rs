@@ -73,6 +73,9 @@ pub enum ServerError {
         /// What is wrong, and a hint.
         why: String,
     },
+    /// A congestion control that cannot be had.
+    #[error("{0}")]
+    Congestion(String),
     /// Public ports that are too few.
     #[error("{0}")]
     Capacity(String),
@@ -131,6 +134,7 @@ pub fn run(config: Config, origin: Origin, paths: &Paths) -> Result<(), ServerEr
     let mut prepared = first_start::prepare(&state, &config)?;
     let tls = Arc::new(tls_setup::server_config(prepared.certificates.take(), config.server.tls_versions)?);
     forbid_core_dumps().map_err(while_doing("forbid core dumps"))?;
+    config.server.congestion.check().map_err(ServerError::Congestion)?;
     let descriptors = raise_open_files().map_err(while_doing("raise the limit of open files"))?;
     let listeners = accept::listen_all(&config.server.listen).map_err(while_doing("listen"))?;
     let features = KernelFeatures::probe(config.server.kernel_features);

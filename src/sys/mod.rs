@@ -5,6 +5,7 @@
 pub mod affinity;
 pub mod bpf;
 pub mod clock;
+pub mod congestion;
 pub mod epoll;
 pub mod ethtool;
 pub mod features;

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 use crate::client::via::Via;
 use crate::config::DEFAULT_HUB;
+use crate::sys::congestion::Congestion;
 use crate::sys::features::FeatureMask;
 use crate::wire::ethernet::Mac;
 
@@ -51,6 +52,9 @@ pub struct ConnectArgs {
     /// into frames.
     #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF")]
     pub super_frames: Switch,
+    /// Congestion control of the connections to the server, by its name in the kernel [default: cubic, if the kernel has it].
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<Congestion>,
     /// Name of the network device, made for the time of the program.
     #[arg(long, default_value = "hub0", value_name = "NAME")]
     pub device: String,

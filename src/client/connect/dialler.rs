@@ -22,6 +22,7 @@ use crate::client::card::Line;
 use crate::client::dial::{DialError, Dialled, join, log_in};
 use crate::client::via::{self, Helper, Opened, Via, ViaError};
 use crate::client::wire::{Wire, WireError};
+use crate::sys::congestion::Congestion;
 use crate::sys::socket::prepare_member_socket;
 use crate::sys::tcp::limit_retransmission_wait;
 use crate::sys::waker::Waker;
@@ -129,6 +130,8 @@ pub(super) struct Caller {
     pub(super) password: Zeroizing<String>,
     /// How it is proven.
     pub(super) auth: Auth,
+    /// How connections share the network with others.
+    pub(super) congestion: Congestion,
     /// What is asked for.
     pub(super) wants: Wants,
     /// What the server is told about us.
@@ -251,7 +254,7 @@ impl Calling {
             log_in(wire, &self.target().host, account, self.caller.wants)?;
         let suite = layer.suite();
         let way = Way { send: true, receive: !granted.half_duplex };
-        let line = Line { socket: ready(socket), layer, plain, cipher, way };
+        let line = Line { socket: self.caller.ready(socket), layer, plain, cipher, way };
         if standing == Standing::FirstSeen {
             self.caller.identity.remember(&self.caller.server, &fingerprint)?;
         }
@@ -267,7 +270,7 @@ impl Calling {
             Direction::ToClient => Way { send: false, receive: true },
             Direction::ToServer => Way { send: true, receive: false },
         };
-        Ok(Box::new(Line { socket: ready(socket), layer, plain, cipher, way }))
+        Ok(Box::new(Line { socket: self.caller.ready(socket), layer, plain, cipher, way }))
     }
 
     fn target(&self) -> &Endpoint {
@@ -306,20 +309,23 @@ impl Calling {
     }
 }
 
+impl Caller {
+    /// The socket as the card wants it.
+    fn ready(&self, socket: TcpStream) -> OwnedFd {
+        // A stream that is no TCP has none of these, and does without.
+        let _ = socket.set_read_timeout(None);
+        let _ = socket.set_write_timeout(None);
+        let _ = prepare_member_socket(&socket, NOTSENT_LOWAT);
+        let _ = limit_retransmission_wait(&socket, RETRANSMISSION_WAIT);
+        let _ = self.congestion.apply(&socket);
+        socket.into()
+    }
+}
+
 /// Whether the server may know the user by a password that it has to see.
 fn wants_plain(error: &CallError) -> bool {
     let codes = [ErrorCode::AuthFailed, ErrorCode::AuthTypeNotSupported];
     error.refusal().is_some_and(|code| codes.iter().any(|wanted| wanted.number() == code))
-}
-
-/// The socket as the card wants it.
-fn ready(socket: TcpStream) -> OwnedFd {
-    // A stream that is no TCP has none of these, and does without.
-    let _ = socket.set_read_timeout(None);
-    let _ = socket.set_write_timeout(None);
-    let _ = prepare_member_socket(&socket, NOTSENT_LOWAT);
-    let _ = limit_retransmission_wait(&socket, RETRANSMISSION_WAIT);
-    socket.into()
 }
 
 /// The shortest that the kernel allows: this one machine harms nobody by it.

@@ -33,6 +33,7 @@ use self::session::Life;
 use crate::client::card::{Card, WATCH_DEVICE};
 use crate::client::via::Via;
 use crate::sys::clock::monotonic;
+use crate::sys::congestion::Congestion;
 use crate::sys::epoll::{EpollConfig, EpollIo};
 use crate::sys::features::KernelFeatures;
 use crate::sys::limits::forbid_core_dumps;
@@ -121,6 +122,7 @@ fn way(args: &ConnectArgs) -> Result<Via, ConnectError> {
 fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectError> {
     let identity = Identity::of(args).map_err(|error: IdentityError| ConnectError::Usage(error.to_string()))?;
     let dhcp = if args.dhcp { Some(dhcp::find().map_err(ConnectError::Device)?) } else { None };
+    args.congestion.iter().try_for_each(Congestion::check).map_err(ConnectError::Usage)?;
     let password = password::password(args).map_err(ConnectError::Usage)?;
     let via = way(args)?;
     forbid_core_dumps().map_err(while_doing("forbid core dumps"))?;
@@ -137,6 +139,7 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
         user: args.user.clone(),
         password,
         auth: args.auth,
+        congestion: args.congestion.clone().unwrap_or_default(),
         wants: Wants {
             max_connection: args.connections,
             compress: args.compress,
