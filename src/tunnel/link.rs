@@ -164,7 +164,7 @@ pub enum Pushed {
     /// It waits; it goes with a flush after the send in flight has ended.
     Waiting {
         /// Frames that waited and were dropped to make room for it ([`DropReason::EgressQueueFull`]).
-        shed: u64,
+        shed: u32,
     },
     /// It was dropped.
     Dropped(DropReason),
@@ -330,6 +330,7 @@ impl<S: Scheduler> Link<S> {
         pushed
     }
 
+    #[inline]
     fn place(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
         let chosen =
             if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(flow_hash(frame)) };
@@ -342,6 +343,12 @@ impl<S: Scheduler> Link<S> {
                 return Pushed::Building { key: conn.key, first };
             }
         }
+        self.wait(at, frame, now, pools)
+    }
+
+    /// Puts `frame` into the queue of connection `at`.
+    #[inline(never)]
+    fn wait(&mut self, at: usize, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
         let shed = match self.make_room(at, 1, pools) {
             Ok(shed) => shed,
             Err(reason) => return Pushed::Dropped(reason),
@@ -354,7 +361,7 @@ impl<S: Scheduler> Link<S> {
 
     /// Sees to it that a frame of so many cells may wait for connection `at`, at the cost of the flow that has most
     /// waiting there; says how many of its frames were dropped.
-    fn make_room(&mut self, at: usize, cells: usize, pools: &mut Pools) -> Result<u64, DropReason> {
+    fn make_room(&mut self, at: usize, cells: usize, pools: &mut Pools) -> Result<u32, DropReason> {
         let mut shed = Shed::default();
         while let Some(reason) = self.refusal(cells, pools) {
             if reason != DropReason::EgressQueueFull {
@@ -366,7 +373,7 @@ impl<S: Scheduler> Link<S> {
             self.queued -= shed.cells - before;
         }
         self.carried.dropped_out += shed.frames;
-        Ok(shed.frames)
+        Ok(u32::try_from(shed.frames).unwrap_or(u32::MAX))
     }
 
     /// Why no frame of so many cells may wait, if there is a reason.

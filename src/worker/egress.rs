@@ -243,7 +243,7 @@ fn note(pushed: Pushed, frames: u64, dirty: &mut Vec<ConnKey>, counters: &Counte
         }
         Pushed::Waiting { shed } => {
             counters.queued.add(frames);
-            counters.drop_frames(DropReason::EgressQueueFull, shed);
+            counters.drop_frames(DropReason::EgressQueueFull, shed.into());
         }
         Pushed::Dropped(reason) => counters.drop_frames(reason, frames),
     }

@@ -103,20 +103,26 @@ impl Lane {
         }
         if self.staged.len() + bytes > STAGED_BYTES_MAX {
             self.put();
+            if bytes > STAGED_BYTES_MAX {
+                self.put_long(header, frame);
+                return true;
+            }
         }
         if self.staged.capacity() == 0 {
             self.staged.reserve_exact(STAGED_BYTES_MAX);
         }
-        let head = pack_head(frame.len(), header);
-        if bytes > STAGED_BYTES_MAX {
-            let fits = self.ring.push_entire_slice(&head).and_then(|()| self.ring.push_entire_slice(frame)).is_ok();
-            debug_assert!(fits, "only the writer takes room");
-            self.room -= bytes;
-            return true;
-        }
-        self.staged.extend_from_slice(&head);
+        self.staged.extend_from_slice(&pack_head(frame.len(), header));
         self.staged.extend_from_slice(frame);
         true
+    }
+
+    /// Moves a message into the ring that is too long to be put together with others.
+    #[inline(never)]
+    fn put_long(&mut self, header: &Header, frame: &[u8]) {
+        let head = pack_head(frame.len(), header);
+        let fits = self.ring.push_entire_slice(&head).and_then(|()| self.ring.push_entire_slice(frame)).is_ok();
+        debug_assert!(fits, "only the writer takes room");
+        self.room -= HEAD_BYTES + frame.len();
     }
 
     /// Moves what was put together into the ring.
