@@ -119,13 +119,15 @@ def download(args):
         before = used(args)
         time.sleep(args.seconds)
         after = used(args)
-        pings = output(inside(args.near, "ping", "-n", "-i", "0.01", "-w", str(args.ping), args.to))
+        pings = output(inside(args.near, "ping", "-n", "-i", "0.005", "-w", str(args.ping), args.to))
         parts, error, said = fetched(process, args.ping + 30)
     parts = [part for part in parts if part[0] > args.settle - 0.01 and part[1] < args.settle + args.seconds + 0.01]
     count = sum(part[2] for part in parts)
     if error or not count:
         sys.exit(f"nothing was fetched: {error}")
     seconds = sum(end - start for start, end, _ in parts)
+    if "DUP!" in pings:
+        sys.exit("pings are answered twice: somebody else carries, too")
     times = sorted(float(word) for word in re.findall(r"time=([0-9.]+) ms", pings))
     if len(times) < 20:
         sys.exit(f"only {len(times)} pings are answered: {pings[-200:]}")
@@ -134,6 +136,7 @@ def download(args):
     print(json.dumps({
         "mode": "download", "seconds": seconds, "bytes": count, RATE: 8e-6 * count / seconds,
         "tcp_retransmits": said["end"]["sum_sent"].get("retransmits"),
+        "tcp_congestion": said["end"].get("sender_tcp_congestion"),
         "cpu_seconds": cpu, "cpu_s_per_gb": {name: spent / gb for name, spent in cpu.items()},
         "ping_ms": {"p50": quantile(times, 0.5), "p99": quantile(times, 0.99), "max": times[-1], "answered": len(times)},
     } | counted))
@@ -347,6 +350,7 @@ def remarks(results):
 
 
 def own_arguments():
+    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=("download", "dead"))
     for name in ("near", "far", "to"):
@@ -355,8 +359,9 @@ def own_arguments():
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--settle", type=float, default=2)
     parser.add_argument("--dead", type=int, default=15)
-    parser.add_argument("link", nargs="*")
-    return parser.parse_args()
+    args = parser.parse_args(sys.argv[1:at])
+    args.link = sys.argv[at + 1:]
+    return args
 
 
 def main():

@@ -127,9 +127,13 @@ tunnel_run() {
         return
     fi
     in_client "$far" ip neigh flush all
-    on "$server" near_on
-    on "$server" tunnel_measured_on "$cell" "$far"
-    link_carries "$cell" on
+    # In a shell of its own: one login that fails is one run without a figure, not the end of them all.
+    if (on "$server" near_on); then
+        on "$server" tunnel_measured_on "$cell" "$far"
+        link_carries "$cell" on
+    else
+        on "$server" measure "$cell" sh -c 'echo "client 1 does not log in" >&2; false'
+    fi
     on "$server" near_off
     link_carries "$cell" off
 }
@@ -157,7 +161,7 @@ tunnel_measured() {
         link=("${LINK[@]}" --seed "$ROUND")
     fi
     local -a how=(--seconds "$seconds" --ping "$ping" --settle "$settle")
-    [ "$mode" = download ] || how=(--dead "$([ -n "$QUICK" ] && echo 5 || echo 15)")
+    [ "$mode" = download ] || how+=(--dead "$([ -n "$QUICK" ] && echo 5 || echo 15)")
     measure "$1" python3 "$COMPARE_PY" "$mode" "${how[@]}" --near "$(ns_client 1)" --far "$(ns_client "$2")" --to "$3" \
         --near-pid "$4" --far-pid "$5" --server-pid "$6" -- "${link[@]}"
 }
@@ -183,17 +187,11 @@ near_card() {
     card_start 1 --device hub0 --address "$(addr_inner 1)/24" "$@"
 }
 near_off() {
-    case $LABEL in
-    stock*)
-        # It may be past mending: see clients_stop.
-        stop_group "$(cat "$RUN/client1/pid")" KILL
-        rm -rf "$RUN/client1"
-        ;;
-    *)
-        stop_group "$(cat "$RUN/card1/pid")" TERM
-        rm -f "$RUN/card1/pid"
-        ;;
-    esac
+    local dir=$RUN/card1 signal=TERM
+    # The stock client may be past mending: see clients_stop.
+    case $LABEL in stock*) dir=$RUN/client1 signal=KILL ;; esac
+    [ ! -e "$dir/pid" ] || stop_group "$(cat "$dir/pid")" $signal
+    rm -rf "$dir"
 }
 client_pid() { leader_or_child "$RUN/client$1/pid"; }
 card_pid() { cat "$RUN/card$1/pid"; }
@@ -229,16 +227,19 @@ link_command() {
     esac
 }
 
-# link_carries CELL on|off: between runs, without loss.
+# link_carries CELL on|off: between runs, without loss. Two of them at the same time would carry each frame twice.
 link_carries() {
     [ "$1" != local ] || return 0
     if [ "$2" = on ]; then
         link_command "${1%-*}"
+        rm -f "$RUN/link/out"
         spawn "$NS_LINK" "$RUN/link/out" "${LINK[@]:4}"
         echo "$SPAWNED" >"$RUN/link/pid"
-    elif [ -e "$RUN/link/pid" ]; then
-        stop_group "$(cat "$RUN/link/pid")" TERM
+        within 5 grep -qs '^link between' "$RUN/link/out" || fail "no link: $(tail -2 "$RUN/link/out")"
+    else
+        [ ! -e "$RUN/link/pid" ] || stop_group "$(cat "$RUN/link/pid")" TERM
         rm -f "$RUN/link/pid"
+        [ -z "$(ip netns pids "$NS_LINK")" ] || fail 'a link goes on'
     fi
 }
 
