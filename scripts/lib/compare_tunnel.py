@@ -119,11 +119,13 @@ def download(args):
         before = used(args)
         time.sleep(args.seconds)
         after = used(args)
-        pings = output(inside(args.near, "ping", "-n", "-i", "0.005", "-w", str(args.ping), args.to))
+        # By number, not by time: those that wait in a queue for seconds count, too. It comes to 100 a second.
+        count = str(100 * args.ping)
+        pings = output(inside(args.near, "ping", "-n", "-i", "0.005", "-c", count, "-W", "8", args.to))
         parts, error, said = fetched(process, args.ping + 30)
     parts = [part for part in parts if part[0] > args.settle - 0.01 and part[1] < args.settle + args.seconds + 0.01]
-    count = sum(part[2] for part in parts)
-    if error or not count:
+    received = sum(part[2] for part in parts)
+    if error or not received:
         sys.exit(f"nothing was fetched: {error}")
     seconds = sum(end - start for start, end, _ in parts)
     if "DUP!" in pings:
@@ -131,10 +133,10 @@ def download(args):
     times = sorted(float(word) for word in re.findall(r"time=([0-9.]+) ms", pings))
     if len(times) < 20:
         sys.exit(f"only {len(times)} pings are answered: {pings[-200:]}")
-    gb = count / compare.GB
+    gb = received / compare.GB
     cpu = {name: after[name] - before[name] for name in before}
     print(json.dumps({
-        "mode": "download", "seconds": seconds, "bytes": count, RATE: 8e-6 * count / seconds,
+        "mode": "download", "seconds": seconds, "bytes": received, RATE: 8e-6 * received / seconds,
         "tcp_retransmits": said["end"]["sum_sent"].get("retransmits"),
         "tcp_congestion": said["end"].get("sender_tcp_congestion"),
         "cpu_seconds": cpu, "cpu_s_per_gb": {name: spent / gb for name, spent in cpu.items()},
@@ -232,6 +234,8 @@ ABOUT = {
     "question": "how much of a link is left through the tunnel, by which delay, for how much CPU, and what if the link is "
     "dead for a while, beside the same without a tunnel and through the stock programs?",
     "placing": "Clients, server, link and load share all CPUs, at one nice level.",
+    "units": "GB is 10⁹ bytes of TCP payload; CPU is that of the process named, or of the whole machine. The cell `dead` has at "
+    "most three rounds. `+` is a difference.",
     "caveats": "the link is a program on the same CPUs (its own use of them stands above); both ends of it have their "
     "offloads off, and TCP gets frames one by one, which costs clients and servers more CPU than a card that merges them. "
     "Losses are the same by number of the frame, not by what it carries: a tunnel has other frames, so systems lose as many "

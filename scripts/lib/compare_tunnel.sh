@@ -191,6 +191,7 @@ near_off() {
     # The stock client may be past mending: see clients_stop.
     case $LABEL in stock*) dir=$RUN/client1 signal=KILL ;; esac
     [ ! -e "$dir/pid" ] || stop_group "$(cat "$dir/pid")" $signal
+    cat "$dir/out" >>"$RUN/near-$LABEL.out" 2>/dev/null || true
     rm -rf "$dir"
 }
 client_pid() { leader_or_child "$RUN/client$1/pid"; }
