@@ -4,7 +4,7 @@ What a run is and how it is reported stands in compare.py; here stand the measur
 the words of the page. Options are those of compare.py, and:
 
     compare_tunnel.py download|dead --seconds S --ping S --settle S --near NS --far NS --to ADDRESS
-        --near-pid PID --far-pid PID --server-pid PID [--dead S] -- [LINK...]
+        --near-pid PID --far-pid PID --server-pid PID [--tls TEXT] [--dead S] -- [LINK...]
         TCP from the namespace --far to --near while the program LINK is the link in between; download: how much for so many
         seconds, then also how long pings take beside it; dead: when pings and TCP are back after the link was dead for a
         while. PID 0: there is no such program.
@@ -136,7 +136,7 @@ def download(args):
     gb = received / compare.GB
     cpu = {name: after[name] - before[name] for name in before}
     print(json.dumps({
-        "mode": "download", "seconds": seconds, "bytes": received, RATE: 8e-6 * received / seconds,
+        "mode": "download", "tls": args.tls, "seconds": seconds, "bytes": received, RATE: 8e-6 * received / seconds,
         "tcp_retransmits": said["end"]["sum_sent"].get("retransmits"),
         "tcp_congestion": said["end"].get("sender_tcp_congestion"),
         "cpu_seconds": cpu, "cpu_s_per_gb": {name: spent / gb for name, spent in cpu.items()},
@@ -167,7 +167,7 @@ def dead(args):
     if not silent or sum(silent):
         sys.exit(f"the link was not dead: {sum(silent)} bytes came in {len(silent)} intervals")
     print(json.dumps({
-        "mode": "dead", "dead_seconds": args.dead,
+        "mode": "dead", "tls": args.tls, "dead_seconds": args.dead,
         "ping_back_s": answered[0] - back if answered else None,
         "tcp_back_s": after[0] - back if after else None,
         "tcp_broken": int(bool(error) or not after), "tcp_error": error,
@@ -361,6 +361,7 @@ def own_arguments():
         parser.add_argument(f"--{name}", required=True)
     for name in ("near-pid", "far-pid", "server-pid", "seconds", "ping"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--tls", default="")
     parser.add_argument("--settle", type=float, default=2)
     parser.add_argument("--dead", type=int, default=15)
     args = parser.parse_args(sys.argv[1:at])

@@ -142,10 +142,18 @@ tunnel_measured_on() {
     local far_pid near_pid
     case $2 in 2) far_pid=$(client_pid 2) ;; *) far_pid=$(card_pid "$2") ;; esac
     case $LABEL in stock*) near_pid=$(client_pid 1) ;; *) near_pid=$(card_pid 1) ;; esac
-    tunnel_measured "$1" "$2" "$(addr_inner "$2")" "$near_pid" "$far_pid" "$(system_pid)"
+    tunnel_measured "$1" "$2" "$(addr_inner "$2")" "$near_pid" "$far_pid" "$(system_pid)" "$LABEL: $(near_cipher)"
 }
 
-# tunnel_measured CELL FAR ADDRESS PID PID PID
+# What client 1 and the server agreed on.
+near_cipher() {
+    case $LABEL in
+    stock*) client_status 1 Encryption | sed 's/.*: \(.*\))/\1/' || true ;;
+    *) sed -n 's/.*"cipher":"\([^"]*\)".*"event":"connected".*/\1/p' "$RUN/card1/out" | tail -1 ;;
+    esac
+}
+
+# tunnel_measured CELL FAR ADDRESS PID PID PID [CIPHER]
 tunnel_measured() {
     local mode=download seconds=8 ping=4 settle=2
     local -a link=()
@@ -163,7 +171,7 @@ tunnel_measured() {
     local -a how=(--seconds "$seconds" --ping "$ping" --settle "$settle")
     [ "$mode" = download ] || how+=(--dead "$([ -n "$QUICK" ] && echo 5 || echo 15)")
     measure "$1" python3 "$COMPARE_PY" "$mode" "${how[@]}" --near "$(ns_client 1)" --far "$(ns_client "$2")" --to "$3" \
-        --near-pid "$4" --far-pid "$5" --server-pid "$6" -- "${link[@]}"
+        --near-pid "$4" --far-pid "$5" --server-pid "$6" --tls "${7:-}" -- "${link[@]}"
 }
 
 # ---- the near end: client 1 on the system of `on` -----------------------------------------------------
@@ -177,7 +185,10 @@ near_on() {
         client_connect 1
         client_await 1
         ;;
-    super) near_card --super-frames on ;;
+    super)
+        near_card --super-frames on
+        finds '"super_frames":true' <"$RUN/card1/out" || fail 'the server did not agree to super-frames'
+        ;;
     *) near_card "${WIRE_STOCK[@]}" ;;
     esac
 }
