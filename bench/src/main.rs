@@ -15,6 +15,7 @@ mod latency;
 mod limit_memory;
 mod limit_relay;
 mod limit_sleep;
+mod link;
 mod login;
 mod logins;
 mod mixed;
@@ -69,6 +70,8 @@ enum Mode {
     Nat(nat::Nat),
     /// The far end of `nat`: answers for any number of addresses. Runs until it is killed.
     Echo(echo::Echo),
+    /// An emulated link between two devices: delay, rate, queue and loss.
+    Link(link::Link),
     /// What a hub cannot beat: the same work without sockets, or without frames.
     #[command(subcommand)]
     Limit(Limit),
@@ -96,6 +99,7 @@ fn main() {
         Mode::Mixed(mode) => mode.run(),
         Mode::Nat(mode) => mode.run(),
         Mode::Echo(mode) => mode.run(),
+        Mode::Link(mode) => mode.run(),
         Mode::Limit(Limit::Memory(mode)) => mode.run(),
         Mode::Limit(Limit::Relay(mode)) => mode.run(),
         Mode::Limit(Limit::Sleep(mode)) => mode.run(),

@@ -551,8 +551,11 @@ def about_frames(args):
     }
 
 
+UNITS = "GB is 10⁹ bytes of frames (pipes and download: of payload); CPU is that of the server's process."
+
+
 def page(facts, rows, found, results, args, about=None):
-    """`about`: heading, question, machine and caveats of another set of figures."""
+    """`about`: heading, question, machine, caveats and perhaps units of another set of figures."""
     about = about or about_frames(args)
     met = sum(row["verdict"] == "met" for row in rows)
     asked = sum(row["target"] is not None for row in rows)
@@ -589,7 +592,7 @@ def page(facts, rows, found, results, args, about=None):
         f"```toml\n{facts['config'].strip()}\n```",
         "",
         f"**Figures**, {args.rounds} round{'s' if args.rounds > 1 else ''}, the systems taking turns in each. A ratio is the median of the ratios of the same "
-        "rounds. GB is 10⁹ bytes of frames (pipes and download: of payload); CPU is that of the server's process.",
+        f"rounds. {about.get('units', UNITS)}",
         "",
         markdown_table(rows),
         "",
