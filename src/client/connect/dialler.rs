@@ -30,7 +30,7 @@ use crate::tls::handshake::HandshakeError;
 use crate::tls::keys::Suite;
 use crate::tunnel::error_code::ErrorCode;
 use crate::tunnel::link::Way;
-use crate::tunnel::login::client::{Account, Redirect, Secret, WelcomeSeen};
+use crate::tunnel::login::client::{Account, Certificate, Redirect, Secret, WelcomeSeen};
 use crate::tunnel::login::{ClientInfo, Direction, Wants};
 
 /// What the dialler is told.
@@ -113,6 +113,33 @@ impl CallError {
     }
 }
 
+/// How a user proves who he is.
+pub(super) enum Proof {
+    /// By a password, and how that is proven.
+    Password(Zeroizing<String>, Auth),
+    /// By a certificate.
+    Certificate(Certificate),
+}
+
+impl Proof {
+    /// What is tried first.
+    fn first(&self) -> Secret {
+        match self {
+            Self::Password(password, Auth::Plain) => Secret::PlainPassword(password.clone()),
+            Self::Password(password, _) => Secret::Password(password.clone()),
+            Self::Certificate(certificate) => Secret::Certificate(certificate.clone()),
+        }
+    }
+
+    /// What a server that is known may see where it has refused the first.
+    fn second(&self) -> Option<Secret> {
+        match self {
+            Self::Password(password, Auth::Auto) => Some(Secret::PlainPassword(password.clone())),
+            Self::Password(..) | Self::Certificate(_) => None,
+        }
+    }
+}
+
 /// Who logs in where.
 pub(super) struct Caller {
     /// The server of the command line.
@@ -125,10 +152,8 @@ pub(super) struct Caller {
     pub(super) hub: String,
     /// See `hub`.
     pub(super) user: String,
-    /// The password.
-    pub(super) password: Zeroizing<String>,
-    /// How it is proven.
-    pub(super) auth: Auth,
+    /// How he proves who he is.
+    pub(super) proof: Proof,
     /// What is asked for.
     pub(super) wants: Wants,
     /// What the server is told about us.
@@ -207,18 +232,12 @@ impl Calling {
 
     fn login(&mut self) -> Result<Entered, CallError> {
         self.member = None;
-        let plain = self.caller.auth == Auth::Plain;
-        match self.login_by(self.proof(plain)) {
-            Err((error, Standing::Certain)) if self.caller.auth == Auth::Auto && wants_plain(&error) => {
-                self.login_by(self.proof(true)).map_err(|(error, _)| error)
+        match (self.login_by(self.caller.proof.first()), self.caller.proof.second()) {
+            (Err((error, Standing::Certain)), Some(second)) if wants_plain(&error) => {
+                self.login_by(second).map_err(|(error, _)| error)
             }
-            done => done.map_err(|(error, _)| error),
+            (done, _) => done.map_err(|(error, _)| error),
         }
-    }
-
-    fn proof(&self, plain: bool) -> Secret {
-        let password = self.caller.password.clone();
-        if plain { Secret::PlainPassword(password) } else { Secret::Password(password) }
     }
 
     /// The error comes with what is known about the server that caused it.

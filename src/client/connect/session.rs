@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -271,7 +271,10 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
     }
 
     fn not_entered(&mut self, error: &CallError) -> Result<(), ConnectError> {
-        let text = describe_refusal(error);
+        let mut text = describe_refusal(error);
+        if let Some(file) = self.args.cert.as_ref().filter(|_| error.refusal().is_some_and(is_about_proof)) {
+            text = format!("{text}; {}", hint(file));
+        }
         // What was right once may be right again: a hub that is away, somebody else's network.
         if self.sessions == 0 {
             if error.is_certificate() {
@@ -432,6 +435,19 @@ fn is_for_good(code: u32) -> bool {
         ErrorCode::EmptyPasswordLocalOnly,
     ];
     code == BRIDGE_DENIED || FOR_GOOD.iter().any(|known| known.number() == code)
+}
+
+/// The server does not take the proof.
+fn is_about_proof(code: u32) -> bool {
+    [ErrorCode::AuthFailed, ErrorCode::AuthTypeNotSupported].iter().any(|known| known.number() == code)
+}
+
+/// What makes a server take the certificate in `file`.
+fn hint(file: &Path) -> String {
+    format!(
+        "the user must be one who logs in by the certificate in {}: `hublane user set NAME --cert FILE` on our server,          UserCertSet or UserSignedSet on a stock one",
+        file.display()
+    )
 }
 
 /// What went wrong, for people.
