@@ -445,7 +445,8 @@ fn is_about_proof(code: u32) -> bool {
 /// What makes a server take the certificate in `file`.
 fn hint(file: &Path) -> String {
     format!(
-        "the user must be one who logs in by the certificate in {}: `hublane user set NAME --cert FILE` on our server,          UserCertSet or UserSignedSet on a stock one",
+        "the user must be one who logs in by the certificate in {}: `hublane user set NAME --cert FILE` on our server, \
+         UserCertSet or UserSignedSet on a stock one",
         file.display()
     )
 }
