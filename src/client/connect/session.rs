@@ -235,7 +235,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         self.card.begin(timeout, welcome.compress, self.seed ^ self.sessions);
         let mut session = Session {
             number: self.sessions,
-            name: welcome.session_name.clone(),
+            name: one_line(&welcome.session_name),
             key: welcome.session_key.clone(),
             wanted: usize::from(welcome.max_connection),
             since: self.now,
@@ -472,9 +472,18 @@ fn describe(suite: Suite) -> String {
 
 /// A server's text on our terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+    text.chars().take(TEXT_CHARS_MAX).map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
+/// A server's name for something, also for systemd, to which a line break begins another statement.
+fn one_line(text: &str) -> String {
+    printable(text).chars().take(NAME_CHARS_MAX).map(|c| if c == '\n' { ' ' } else { c }).collect()
+}
+
+/// As long as names of the protocol are.
+const NAME_CHARS_MAX: usize = 255;
+/// Of a text of the server: a screenful, and far more than a name has.
+const TEXT_CHARS_MAX: usize = 4_000;
 /// Bridge mode is denied (protocol note §3.5).
 const BRIDGE_DENIED: u32 = 108;
 /// Distance of two looks at connections and of two lines of state.
@@ -521,5 +530,8 @@ mod tests {
     #[test]
     fn a_server_cannot_write_to_the_terminal() {
         assert_eq!(printable("hello\u{1b}[2J\nworld\u{7}"), "hello [2J\nworld ");
+        assert_eq!(one_line("SID-A-1\nMAINPID=1\u{9b}"), "SID-A-1 MAINPID=1 ");
+        let long = "x".repeat(100_000);
+        assert_eq!((printable(&long).len(), one_line(&long).len()), (4_000, 255));
     }
 }
