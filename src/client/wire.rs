@@ -30,13 +30,13 @@ pub enum WireError {
     #[error("{0}")]
     Socket(#[from] io::Error),
     /// The peer closed it.
-    #[error("the other end closed the connection in the middle of it")]
+    #[error("the other end closed the connection while it was being set up")]
     Ended,
     /// Nothing came for so long.
     #[error("the other end says nothing for {} s", .0.as_secs())]
     Silent(Duration),
     /// Something came now and then, but it did not come to an end for so long.
-    #[error("the other end has not come to an end within {} s", .0.as_secs())]
+    #[error("the connection was not set up within {} s", .0.as_secs())]
     Slow(Duration),
     /// No TLS connection came about.
     #[error("TLS handshake: {0}")]

@@ -104,6 +104,11 @@ impl CallError {
         by_us || by_rustls
     }
 
+    /// Whether something answers there, but not as a VPN server would.
+    pub(super) fn is_of_the_server(&self) -> bool {
+        matches!(self, Self::Dial(DialError::Wire(_) | DialError::Login(_))) && !self.is_certificate()
+    }
+
     /// The code of a server that said no.
     pub(super) fn refusal(&self) -> Option<u32> {
         match self {

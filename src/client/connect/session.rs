@@ -275,6 +275,9 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         if let Some(file) = self.args.cert.as_ref().filter(|_| error.refusal().is_some_and(is_about_proof)) {
             text = format!("{text}; {}", hint(file));
         }
+        if error.is_of_the_server() {
+            text = format!("{text}; `hublane doctor {}` looks for the reason", self.args.server);
+        }
         // What was right once may be right again: a hub that is away, somebody else's network.
         if self.sessions == 0 {
             if error.is_certificate() {
