@@ -150,10 +150,10 @@ bad_row_proxy_answers() {
     # 15 s each; the second call is not waited for.
     peer proxy-half
     bad_card --via "$way"
-    says proxy-half 'does not finish its answer within 15 s' 18
+    says proxy-half 'does not finish its answer within 15.0 s' 18
     peer proxy-silent
     bad_card --via "$way"
-    says proxy-silent 'says nothing within 15 s' 18
+    says proxy-silent 'says nothing within 15.0 s' 18
     detail 'half an answer, none: 15 s'
 }
 
@@ -184,14 +184,14 @@ bad_row_server_answers() {
     meets smtp 'TLS'
     meets smtp-inside 'does not speak HTTP'
     meets web 'HTTP status 404; is it a VPN server?'
-    meets hello-bare 'lacks "random"'
-    meets welcome-bare 'lacks "session_key"'
+    meets hello-bare 'lacks \"random\"'
+    meets welcome-bare 'lacks \"session_key\"'
     meets unencrypted 'without encryption'
     meets noops 'nothing but NOOPs'
     meets code-unknown 'with code 4000000000'
     peer_stop
     bad_card
-    says nobody 'nobody listens there'
+    says nobody 'nothing listens there'
     detail 'nobody there'
 }
 
@@ -352,7 +352,7 @@ bad_row_other_device() {
     card_command 1 --bridge nowhere
     device_fails 'no bridge of that name' "${CARD[@]}"
     card_command 1 --dhcp
-    device_fails 'DHCP client' env PATH=/nowhere "${CARD[@]}"
+    device_fails 'none of them is installed' env PATH=/nowhere "${CARD[@]}"
     in_client 1 ip link del other
     network >"$RUN/network-before"
 }

@@ -55,8 +55,11 @@ pub struct Certificate {
     /// DER.
     pub der: Vec<u8>,
     /// RSASSA-PKCS1-v1_5 with SHA-1; nothing if it cannot, which servers take for a wrong proof.
-    pub sign: Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>,
+    pub sign: Arc<Sign>,
 }
+
+/// The signature of what it is given.
+pub type Sign = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
 
 impl fmt::Debug for Secret {
     /// The kind only.
