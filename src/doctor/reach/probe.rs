@@ -204,6 +204,8 @@ impl Probe {
         let answer = loop {
             match login.next() {
                 ClientNext::NeedBytes => {}
+                // How it began says more than that it is no HTTP.
+                ClientNext::Failed(_) if !all.starts_with(b"HTTP/") => break no_vpn(&all).unwrap_or(Answer::Closed),
                 ClientNext::Failed(error) => break web(&all).unwrap_or_else(|| Answer::Other(error.to_string())),
                 // The server has introduced itself; that is all there is to know.
                 ClientNext::Write(_) => match login.hello() {
