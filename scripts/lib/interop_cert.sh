@@ -44,7 +44,7 @@ cert_server() {
     case $1 in stock-*) kind=stock ;; esac
     [ "$kind" != "$SERVER_KIND" ] || return 0
     server_stop TERM
-    rm -rf "$RUN/server"
+    rm -rf "$RUN/server" "$RUN"/card*/known
     SERVER_KIND=$kind
 }
 
