@@ -50,7 +50,7 @@ pub enum WireError {
 }
 
 impl Wire {
-    /// Calls `server`; `timeout` is the limit of each wait for it, [`WAITS`] times that the limit of all of them.
+    /// Calls `server`; `timeout` is the limit of each wait for it, four times that the limit of all of them.
     ///
     /// # Errors
     /// See [`WireError`].
