@@ -195,6 +195,14 @@ pub enum UserCommand {
     Add(PasswordArgs),
     /// Give a user another password. Prints it if it was made here. His sessions go on.
     Reset(PasswordArgs),
+    /// Have a user log in by a certificate, and by no password. `reset` gives him a password again. His sessions go on.
+    Set {
+        /// Name of the user; case does not count.
+        name: String,
+        /// His certificate (PEM or DER, RSA with 2048 bits or more). Only its fingerprint is kept.
+        #[arg(long, value_name = "FILE")]
+        cert: PathBuf,
+    },
     /// Remove a user. His sessions go on until they end: see `hublane session kick`.
     Remove {
         /// Name of the user; case does not count.

@@ -19,6 +19,7 @@ use crate::control::admin::client::{self, AskError};
 use crate::control::admin::router::{NatEndpoint, NatWanted};
 use crate::control::admin::table::{Align, Table};
 use crate::control::admin::{Answer, Request};
+use crate::control::auth::certificate::fingerprint_of_file;
 use crate::control::state::accounts::{AccountStore, PASSWORD_BYTES_MAX};
 use crate::control::state::{self, StateError, secrets};
 use crate::doctor;
@@ -148,6 +149,11 @@ fn user(args: &UserArgs, input: &mut dyn BufRead, out: &mut dyn Write) -> Result
             writeln!(out, "user {} of hub {hub} has another password", reset.name)?;
             tell(reset, &password, out)?;
         }
+        UserCommand::Set { name, cert } => {
+            let fingerprint = fingerprint_of_file(cert).map_err(CommandError::Refused)?;
+            store.set_certificate(hub, name, &fingerprint)?;
+            writeln!(out, "user {name} of hub {hub} logs in by the certificate sha256:{fingerprint}")?;
+        }
         UserCommand::Remove { name } => {
             store.remove(hub, name)?;
             writeln!(out, "user {name} of hub {hub} removed")?;
@@ -186,12 +192,14 @@ fn users(store: &AccountStore, hub: Option<&str>) -> String {
         ("USER", Align::Left),
         ("MEMBER", Align::Right),
         ("CREATED", Align::Left),
+        ("BY", Align::Left),
         ("STATE", Align::Left),
     ]);
     for user in store.list().iter().filter(|user| hub.is_none_or(|hub| user.hub.eq_ignore_ascii_case(hub))) {
         let state = if user.disabled { "disabled" } else { "enabled" };
         let member = user.member().0.to_string();
-        table.row([user.hub.clone(), user.name.clone(), member, user.created.clone(), state.to_owned()]);
+        let by = user.certificate.as_deref().map_or("password".to_owned(), |mark| format!("sha256:{mark}"));
+        table.row([user.hub.clone(), user.name.clone(), member, user.created.clone(), by, state.to_owned()]);
     }
     table.text()
 }
@@ -280,6 +288,31 @@ mod tests {
         let too_long = "x".repeat(256);
         let (result, _) = run_line(&format!("hublane user add eve --password-stdin --state {state}"), &too_long);
         assert!(result.unwrap_err().to_string().contains("1 to 255 bytes"));
+    }
+
+    #[test]
+    fn a_user_logs_in_by_a_certificate_until_he_has_a_password_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, file) = (dir.path().display(), dir.path().join("c.pem"));
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let made = rcgen::CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap();
+        std::fs::write(&file, made.pem()).unwrap();
+        let set =
+            |name: &str| run_line(&format!("hublane user set {name} --cert {} --state {state}", file.display()), "");
+        let list = || run_line(&format!("hublane user list --state {state}"), "").1;
+        assert!(run_line(&format!("hublane user add alice --state {state}"), "").0.is_ok());
+        let before = AccountStore::open(dir.path()).unwrap().find("PUBLIC", "alice").unwrap();
+        let (result, out) = set("Alice");
+        assert!(result.is_ok(), "{out}");
+        let mark = out.trim_end().rsplit(' ').next().unwrap();
+        assert!(mark.starts_with("sha256:") && list().contains(mark), "{out}{}", list());
+        let after = AccountStore::open(dir.path()).unwrap().find("PUBLIC", "alice").unwrap();
+        assert_ne!(before.hashed_password, after.hashed_password);
+        assert!(set("eve").0.unwrap_err().to_string().contains("no user \"eve\""));
+        assert!(run_line(&format!("hublane user reset alice --state {state}"), "").0.is_ok());
+        assert!(!list().contains("sha256:") && list().contains("password"), "{}", list());
+        std::fs::write(&file, "x").unwrap();
+        assert!(set("alice").0.unwrap_err().to_string().contains("no certificate"));
     }
 
     /// A server that knows one question: who is to go.

@@ -384,12 +384,15 @@ def row_pack_bombs():
 def row_login_fields():
     base = {"method": "login", "hubname": "PUBLIC", "username": "nobody-a", "authtype": 1, "secure_password": bytes(20)}
     table = [
-        (7, {"authtype": 0}), (7, {"authtype": 3, "cert": b"x", "sign": b"y"}), (7, {"authtype": 99, "ticket": bytes(20)}),
+        (7, {"authtype": 0}), (4, {"authtype": 3, "cert": b"x"}), (7, {"authtype": 99, "ticket": bytes(20)}),
         (7, {"authtype": 96}), (7, {"authtype": 0xFFFFFFFF}),
         (4, {"authtype": None}), (4, {"authtype": "1"}), (4, {"hubname": None}), (4, {"username": None}),
         (4, {"method": None}), (4, {"method": "steal"}), (4, {"secure_password": None}), (4, {"secure_password": bytes(19)}),
         (4, {"secure_password": bytes(21)}), (4, {"authtype": 2}), (4, {"authtype": 2, "plain_password": "x" * 256}),
         (9, {"authtype": 2, "plain_password": "x" * 255, "username": "nobody-b"}),
+        (9, {"authtype": 3, "cert": b"x", "sign": b"y", "username": "nobody-e"}),
+        (9, {"authtype": 3, "cert": bytes(32000), "sign": bytes(512), "username": "nobody-f"}),
+        (9, {"authtype": 3, "cert": b"\x30\x83\xff\xff\xff" * 6000, "sign": b"", "username": "nobody-g"}),
         (8, {"hubname": "NOWHERE"}), (8, {"hubname": ""}), (8, {"hubname": "x" * 255}), (8, {"hubname": "x" * 256}),
         (8, {"hubname": "a\nb"}), (8, {"hubname": "PUBLIC\0x"}), (8, {"hubname": "\u202ePUBLIC"}),
         (9, {"username": ""}), (9, {"username": "x" * 255}), (9, {"username": "x" * 256}), (9, {"username": "x" * 30000}),

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::auth::certificate::Proof;
 use super::auth::{Attempt, AuthError, Authenticated, Authenticator, Presented, within};
 use super::log::EventSender;
 use super::sessions::{ClientId, JoinError, Joined, NewSession, Session, SessionKey, Sessions};
@@ -456,7 +457,12 @@ fn presented(request: &LoginRequest) -> Presented {
         Credentials::Anonymous => Presented::Anonymous,
         Credentials::HashedPassword(secure) => Presented::Hashed { secure: *secure, challenge: request.challenge },
         Credentials::PlainPassword(password) => Presented::Plain(password.clone()),
-        Credentials::Certificate { .. } | Credentials::Ticket(_) | Credentials::Unsupported(_) => Presented::Other,
+        Credentials::Certificate { cert, signature } => Presented::Certificate(Proof {
+            certificate: cert.clone(),
+            signature: signature.clone(),
+            challenge: request.challenge,
+        }),
+        Credentials::Ticket(_) | Credentials::Unsupported(_) => Presented::Other,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod netdev;
 pub mod netlink;
 pub mod nic;
 pub mod packet;
+pub mod rsa;
 pub mod signals;
 pub mod socket;
 pub mod steer;

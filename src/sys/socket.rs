@@ -19,9 +19,18 @@ use crate::worker::io::CloseHow;
 /// * `TCP_NOTSENT_LOWAT`: the socket counts as writable only while fewer than `notsent_lowat` bytes
 ///   wait unsent, so that plaintext queues with us, where it may still be dropped or reordered.
 /// * No TCP keep-alive: the tunnel has its own.
-/// * Retransmissions at least every 2 s, where the kernel can do that: a session lives for 20 s of silence, and a way
-///   that is back within them shall carry frames at once. So that so many attempts do not end the connection before, it
-///   has a minute; the tunnel's own timeout is shorter.
+/// * Retransmissions at least every 2 s, where the kernel can do that: a session lives for 20 s of silence (5 to 60, as
+///   configured), and a way that is back within them shall carry frames at once. RFC 6298 §2.5 wants a bound of the timer
+///   to be 60 s or more, so that senders give way to a network that collapses; a server is thousands of senders. Here they
+///   give way by an end instead of ever longer waits: a member of whom nothing comes loses his session, and with it the
+///   connections. In the 20 s until then each sends a dozen segments where the doubling timer makes six (the window is one
+///   segment then: RFC 5681 §3.1), at most one in 2 s; less than the login costs by which a session that was lost for
+///   nothing begins anew. RFC 8085 §3.1.3 allows one in 3 s to senders who hear nothing of the way at all.
+/// * A minute until the kernel gives up a peer that acknowledges nothing. Without it the number of attempts would decide,
+///   which the bound above brings down to 27 s. RFC 9293 §3.8.3 leaves this limit (R2) to the application, and advises 100 s
+///   or more where it says nothing; RFC 5482 would announce it to the peer, which Linux does not. No session ends by it
+///   that would not end by its own timeout, 60 s at most. What it ends are connections that still bring something while
+///   their other direction takes nothing, and what the kernel goes on with after we have closed.
 ///
 /// # Errors
 /// If `socket` is not a TCP socket.

@@ -145,7 +145,15 @@ impl Tap {
             IpAddr::V4(address) => self.set_ipv4(address.octets(), prefix),
             IpAddr::V6(address) => self.set_ipv6(address.octets(), prefix),
         };
-        set.map_err(|source| failed(&self.name, "set its address", source))
+        set.map_err(|source| match source.raw_os_error() {
+            // Who has not the right is told EPERM.
+            Some(libc::EACCES) if address.is_ipv6() => failed(
+                &self.name,
+                "set its IPv6 address",
+                io::Error::other("IPv6 is switched off here (`sysctl net.ipv6.conf.default.disable_ipv6`)"),
+            ),
+            _ => failed(&self.name, "set its address", source),
+        })
     }
 
     fn set_ipv4(&self, address: [u8; 4], prefix: u8) -> io::Result<()> {

@@ -16,6 +16,7 @@ pub mod layer;
 mod post;
 pub mod record;
 pub mod saved;
+pub mod x509;
 
 #[cfg(test)]
 mod interop_tests;

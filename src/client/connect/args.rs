@@ -38,6 +38,12 @@ pub struct ConnectArgs {
     /// HUBLANE_PASSWORD, else asked on the terminal].
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// Log in by this certificate (PEM, RSA with 2048, 3072 or 4096 bits) instead of a password.
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with_all = ["password_file", "auth"])]
+    pub cert: Option<PathBuf>,
+    /// Private key of that certificate (PEM, not encrypted), in a file that only its owner may read.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
     /// How to prove the password: auto tries hashed, and plain where the server wants that and is known to be the right
     /// one.
     #[arg(long, value_enum, default_value_t = Auth::Auto, value_name = "HOW")]

@@ -31,7 +31,7 @@ use crate::tls::handshake::HandshakeError;
 use crate::tls::keys::Suite;
 use crate::tunnel::error_code::ErrorCode;
 use crate::tunnel::link::Way;
-use crate::tunnel::login::client::{Account, Redirect, Secret, WelcomeSeen};
+use crate::tunnel::login::client::{Account, Certificate, Redirect, Secret, WelcomeSeen};
 use crate::tunnel::login::{ClientInfo, Direction, Wants};
 
 /// What the dialler is told.
@@ -105,11 +105,43 @@ impl CallError {
         by_us || by_rustls
     }
 
+    /// Whether something answers there, but not as a VPN server would.
+    pub(super) fn is_of_the_server(&self) -> bool {
+        matches!(self, Self::Dial(DialError::Wire(_) | DialError::Login(_))) && !self.is_certificate()
+    }
+
     /// The code of a server that said no.
     pub(super) fn refusal(&self) -> Option<u32> {
         match self {
             Self::Dial(DialError::Refused(code)) => Some(*code),
             _ => None,
+        }
+    }
+}
+
+/// How a user proves who he is.
+pub(super) enum Proof {
+    /// By a password, and how that is proven.
+    Password(Zeroizing<String>, Auth),
+    /// By a certificate.
+    Certificate(Certificate),
+}
+
+impl Proof {
+    /// What is tried first.
+    fn first(&self) -> Secret {
+        match self {
+            Self::Password(password, Auth::Plain) => Secret::PlainPassword(password.clone()),
+            Self::Password(password, _) => Secret::Password(password.clone()),
+            Self::Certificate(certificate) => Secret::Certificate(certificate.clone()),
+        }
+    }
+
+    /// What a server that is known may see where it has refused the first.
+    fn second(&self) -> Option<Secret> {
+        match self {
+            Self::Password(password, Auth::Auto) => Some(Secret::PlainPassword(password.clone())),
+            Self::Password(..) | Self::Certificate(_) => None,
         }
     }
 }
@@ -126,10 +158,8 @@ pub(super) struct Caller {
     pub(super) hub: String,
     /// See `hub`.
     pub(super) user: String,
-    /// The password.
-    pub(super) password: Zeroizing<String>,
-    /// How it is proven.
-    pub(super) auth: Auth,
+    /// How he proves who he is.
+    pub(super) proof: Proof,
     /// How connections share the network with others.
     pub(super) congestion: Congestion,
     /// What is asked for.
@@ -210,18 +240,12 @@ impl Calling {
 
     fn login(&mut self) -> Result<Entered, CallError> {
         self.member = None;
-        let plain = self.caller.auth == Auth::Plain;
-        match self.login_by(self.proof(plain)) {
-            Err((error, Standing::Certain)) if self.caller.auth == Auth::Auto && wants_plain(&error) => {
-                self.login_by(self.proof(true)).map_err(|(error, _)| error)
+        match (self.login_by(self.caller.proof.first()), self.caller.proof.second()) {
+            (Err((error, Standing::Certain)), Some(second)) if wants_plain(&error) => {
+                self.login_by(second).map_err(|(error, _)| error)
             }
-            done => done.map_err(|(error, _)| error),
+            (done, _) => done.map_err(|(error, _)| error),
         }
-    }
-
-    fn proof(&self, plain: bool) -> Secret {
-        let password = self.caller.password.clone();
-        if plain { Secret::PlainPassword(password) } else { Secret::Password(password) }
     }
 
     /// The error comes with what is known about the server that caused it.

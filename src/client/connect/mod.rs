@@ -9,6 +9,7 @@
 pub mod args;
 
 mod backoff;
+mod certificate;
 mod dhcp;
 mod dialler;
 mod identity;
@@ -26,7 +27,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use self::args::{ConnectArgs, Switch};
-use self::dialler::{Caller, Dialler};
+use self::dialler::{Caller, Dialler, Proof};
 use self::identity::{Identity, IdentityError};
 use self::report::Reporter;
 use self::session::Life;
@@ -123,7 +124,10 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
     let identity = Identity::of(args).map_err(|error: IdentityError| ConnectError::Usage(error.to_string()))?;
     let dhcp = if args.dhcp { Some(dhcp::find().map_err(ConnectError::Device)?) } else { None };
     args.congestion.iter().try_for_each(Congestion::check).map_err(ConnectError::Usage)?;
-    let password = password::password(args).map_err(ConnectError::Usage)?;
+    let proof = match certificate::certificate(args).map_err(ConnectError::Usage)? {
+        Some(certificate) => Proof::Certificate(certificate),
+        None => Proof::Password(password::password(args).map_err(ConnectError::Usage)?, args.auth),
+    };
     let via = way(args)?;
     forbid_core_dumps().map_err(while_doing("forbid core dumps"))?;
     let signals = signals::catch().map_err(while_doing("catch signals"))?;
@@ -137,8 +141,7 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
         identity,
         hub: args.hub.clone(),
         user: args.user.clone(),
-        password,
-        auth: args.auth,
+        proof,
         congestion: args.congestion.clone().unwrap_or_default(),
         wants: Wants {
             max_connection: args.connections,

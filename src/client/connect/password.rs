@@ -33,6 +33,15 @@ pub(super) fn password(args: &ConnectArgs) -> Result<Zeroizing<String>, String> 
 }
 
 fn of_file(path: &Path) -> Result<Zeroizing<String>, String> {
+    let line = first_line(&mut BufReader::new(private_file(path)?));
+    line.map_err(|error| format!("{}: cannot be read: {error}", path.display()))
+}
+
+/// A file with a secret; the text of an error says what to do.
+///
+/// # Errors
+/// If it cannot be opened, or others may read it.
+pub(super) fn private_file(path: &Path) -> Result<File, String> {
     let failed = |error: io::Error| format!("{}: cannot be read: {error}", path.display());
     let file = File::open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
@@ -40,7 +49,7 @@ fn of_file(path: &Path) -> Result<Zeroizing<String>, String> {
     if meta.is_file() && meta.mode() & PRIVATE != 0 {
         return Err(format!("{0}: others may read it; `chmod 600 {0}`", path.display()));
     }
-    first_line(&mut BufReader::new(file)).map_err(failed)
+    Ok(file)
 }
 
 fn asked(args: &ConnectArgs) -> Result<Zeroizing<String>, String> {

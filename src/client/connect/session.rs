@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -236,7 +236,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         self.card.begin(timeout, modes, self.seed ^ self.sessions);
         let mut session = Session {
             number: self.sessions,
-            name: welcome.session_name.clone(),
+            name: one_line(&welcome.session_name),
             key: welcome.session_key.clone(),
             wanted: usize::from(welcome.max_connection),
             since: self.now,
@@ -273,7 +273,13 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
     }
 
     fn not_entered(&mut self, error: &CallError) -> Result<(), ConnectError> {
-        let text = describe_refusal(error);
+        let mut text = describe_refusal(error);
+        if let Some(file) = self.args.cert.as_ref().filter(|_| error.refusal().is_some_and(is_about_proof)) {
+            text = format!("{text}; {}", hint(file));
+        }
+        if error.is_of_the_server() {
+            text = format!("{text}; `hublane doctor {}` looks for the reason", self.args.server);
+        }
         // What was right once may be right again: a hub that is away, somebody else's network.
         if self.sessions == 0 {
             if error.is_certificate() {
@@ -436,6 +442,20 @@ fn is_for_good(code: u32) -> bool {
     code == BRIDGE_DENIED || FOR_GOOD.iter().any(|known| known.number() == code)
 }
 
+/// The server does not take the proof.
+fn is_about_proof(code: u32) -> bool {
+    [ErrorCode::AuthFailed, ErrorCode::AuthTypeNotSupported].iter().any(|known| known.number() == code)
+}
+
+/// What makes a server take the certificate in `file`.
+fn hint(file: &Path) -> String {
+    format!(
+        "the user must be one who logs in by the certificate in {}: `hublane user set NAME --cert FILE` on our server, \
+         UserCertSet or UserSignedSet on a stock one",
+        file.display()
+    )
+}
+
 /// What went wrong, for people.
 fn describe_refusal(error: &CallError) -> String {
     match error.refusal() {
@@ -457,9 +477,18 @@ fn describe(suite: Suite) -> String {
 
 /// A server's text on our terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+    text.chars().take(TEXT_CHARS_MAX).map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
+/// A server's name for something, also for systemd, to which a line break begins another statement.
+fn one_line(text: &str) -> String {
+    printable(text).chars().take(NAME_CHARS_MAX).map(|c| if c == '\n' { ' ' } else { c }).collect()
+}
+
+/// As long as names of the protocol are.
+const NAME_CHARS_MAX: usize = 255;
+/// Of a text of the server: a screenful, and far more than a name has.
+const TEXT_CHARS_MAX: usize = 4_000;
 /// Bridge mode is denied (protocol note §3.5).
 const BRIDGE_DENIED: u32 = 108;
 /// Distance of two looks at connections and of two lines of state.
@@ -506,5 +535,8 @@ mod tests {
     #[test]
     fn a_server_cannot_write_to_the_terminal() {
         assert_eq!(printable("hello\u{1b}[2J\nworld\u{7}"), "hello [2J\nworld ");
+        assert_eq!(one_line("SID-A-1\nMAINPID=1\u{9b}"), "SID-A-1 MAINPID=1 ");
+        let long = "x".repeat(100_000);
+        assert_eq!((printable(&long).len(), one_line(&long).len()), (4_000, 255));
     }
 }

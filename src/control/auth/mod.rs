@@ -5,6 +5,7 @@
 //! behind that only its end would tidy up. [`within`] puts a deadline on it.
 #![forbid(unsafe_code)]
 
+pub mod certificate;
 pub mod password;
 pub mod penalty;
 
@@ -36,6 +37,8 @@ pub enum Presented {
     },
     /// The password itself (authtype 2).
     Plain(Zeroizing<String>),
+    /// A certificate (authtype 3).
+    Certificate(certificate::Proof),
     /// Another authtype.
     Other,
 }
@@ -54,6 +57,7 @@ impl fmt::Debug for Presented {
             Self::Anonymous => "Anonymous",
             Self::Hashed { .. } => "Hashed(…)",
             Self::Plain(_) => "Plain(…)",
+            Self::Certificate(_) => "Certificate(…)",
             Self::Other => "Other",
         })
     }

@@ -1,4 +1,6 @@
-//! Passwords against the account store.
+//! Passwords and certificates against the account store.
+//!
+//! A user has one or the other: who logs in by a certificate has a password that nobody knows.
 //!
 //! An unknown user costs the same work as a wrong password: the same look-up, the same hashes over bytes
 //! of the same length, the same comparison in constant time, against a verifier that fits nothing.
@@ -16,7 +18,7 @@ use crate::control::state::accounts::{AccountStore, PASSWORD_BYTES_MAX};
 use crate::control::state::secrets::{self, Verifier};
 use crate::tunnel::sha0;
 
-/// Users with a password, from the account store.
+/// Users with a password or a certificate, from the account store.
 #[derive(Debug)]
 pub struct PasswordAuthenticator {
     accounts: Arc<AccountStore>,
@@ -53,8 +55,16 @@ impl PasswordAuthenticator {
 
     fn compare(&self, attempt: &Attempt) -> Verdict {
         let account = self.accounts.find(&attempt.hub, &attempt.user);
-        let expected = account.as_ref().map_or(&self.nobody, |account| &account.hashed_password);
-        let fits = fits(expected, &attempt.user, &attempt.presented);
+        let fits = match &attempt.presented {
+            Presented::Certificate(proof) => {
+                let held = proof.holds();
+                held.is_some() && account.as_ref().is_some_and(|account| account.certificate == held)
+            }
+            password => {
+                let expected = account.as_ref().map_or(&self.nobody, |account| &account.hashed_password);
+                fits(expected, &attempt.user, password)
+            }
+        };
         match account {
             Some(account) if fits && account.disabled => Err(AuthError::Disabled),
             Some(account) if fits => Ok(Authenticated {
@@ -84,13 +94,14 @@ fn fits(expected: &Verifier, user: &str, presented: &Presented) -> bool {
             let hashed = sha0::hashed_password(password, user);
             expected.0.as_slice().ct_eq(hashed.as_slice()).into()
         }
-        Presented::Plain(_) | Presented::Anonymous | Presented::Other => false,
+        Presented::Plain(_) | Presented::Anonymous | Presented::Certificate(_) | Presented::Other => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::auth::certificate::tests::{made, proof};
     use crate::control::state::files;
     use crate::tick::Tick;
     use std::net::IpAddr;
@@ -154,6 +165,32 @@ mod tests {
             let verdict = ask(&fixture, source, hub, user, presented, 600 * i as u64);
             assert_eq!(verdict.as_ref().map(|yes| &*yes.name).map_err(|no| *no), want, "{i}");
         }
+    }
+
+    #[test]
+    fn a_user_with_a_certificate_has_no_password() {
+        let fixture = fixture();
+        let ((certificate, key), (other, other_key)) = (made(2100), made(2100));
+        let right = || Presented::Certificate(proof(&certificate, &key));
+        let store = AccountStore::open(fixture.dir.path()).unwrap();
+        let ask = |presented, second| ask(&fixture, [10, 0, 0, 1], "PUBLIC", "alice", presented, second);
+        assert_eq!(ask(right(), 0), Err(AuthError::Failed), "not his yet");
+        let fingerprint = proof(&certificate, &key).holds().unwrap();
+        store.set_certificate("PUBLIC", "Alice", &fingerprint).unwrap();
+        assert_eq!(&*ask(right(), 1).unwrap().name, "Alice");
+        for (second, wrong) in
+            [(600, proof(&other, &other_key)), (1200, proof(&certificate, &other_key)), (1800, proof(&other, &key))]
+        {
+            assert_eq!(ask(Presented::Certificate(wrong), second), Err(AuthError::Failed));
+        }
+        assert_eq!(ask(plain("secret"), 2400), Err(AuthError::Failed));
+        assert_eq!(ask(hashed(SECURE), 3000), Err(AuthError::Failed));
+        store.set_disabled("PUBLIC", "alice", true).unwrap();
+        assert_eq!(ask(right(), 3600), Err(AuthError::Disabled));
+        store.set_disabled("PUBLIC", "alice", false).unwrap();
+        store.reset("PUBLIC", "alice", "another").unwrap();
+        assert_eq!(ask(right(), 4200), Err(AuthError::Failed), "he has a password again");
+        assert!(ask(plain("another"), 4800).is_ok());
     }
 
     #[test]

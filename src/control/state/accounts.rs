@@ -20,7 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
-use super::secrets::Verifier;
+use super::secrets::{self, Verifier};
 use super::{StateError, files, make_dir};
 use crate::config::values::{check_hub_name, check_user_name};
 use crate::ids::MemberId;
@@ -38,6 +38,9 @@ pub struct Account {
     member: u32,
     /// What his password is compared with.
     pub hashed_password: Verifier,
+    /// Fingerprint (SHA-256, hexadecimal digits) of the certificate by which he logs in instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     /// When he was added (RFC 3339).
     pub created: String,
     /// True: he may not log in.
@@ -123,7 +126,16 @@ impl AccountStore {
             stored.next_member =
                 member.checked_add(1).ok_or_else(|| wrong("no member number is left", "start with a new directory"))?;
             let (hub, name) = (hub.to_owned(), name.to_owned());
-            stored.users.push(Account { hub, name, member, hashed_password, created: now(), disabled: false });
+            let created = now();
+            stored.users.push(Account {
+                hub,
+                name,
+                member,
+                hashed_password,
+                certificate: None,
+                created,
+                disabled: false,
+            });
             Ok(())
         })?;
         self.lock()
@@ -133,7 +145,22 @@ impl AccountStore {
             .ok_or_else(|| wrong("user was removed meanwhile", "try again"))
     }
 
-    /// Gives a user another password.
+    /// Has a user log in by the certificate with this fingerprint, and by no password.
+    ///
+    /// # Errors
+    /// When he does not exist or the file cannot be written.
+    pub fn set_certificate(&self, hub: &str, name: &str, fingerprint: &str) -> Result<(), StateError> {
+        let mut nobody_knows = Verifier([0; 20]);
+        secrets::random(&mut nobody_knows.0);
+        self.change(|stored| {
+            let user = stored.users.iter_mut().find(|user| key(&user.hub, &user.name) == key(hub, name));
+            let user = user.ok_or_else(|| self.unknown(hub, name))?;
+            (user.hashed_password, user.certificate) = (nobody_knows, Some(fingerprint.to_owned()));
+            Ok(())
+        })
+    }
+
+    /// Gives a user another password, by which he logs in from then on.
     ///
     /// # Errors
     /// When he does not exist, the password does not fit, or the file cannot be written.
@@ -141,7 +168,8 @@ impl AccountStore {
         let hashed_password = self.verifier(name, password)?;
         self.change(|stored| {
             let user = stored.users.iter_mut().find(|user| key(&user.hub, &user.name) == key(hub, name));
-            user.ok_or_else(|| self.unknown(hub, name))?.hashed_password = hashed_password;
+            let user = user.ok_or_else(|| self.unknown(hub, name))?;
+            (user.hashed_password, user.certificate) = (hashed_password, None);
             Ok(())
         })
     }
@@ -304,6 +332,11 @@ impl Stored {
             if !members.insert(user.member) || user.member >= self.next_member {
                 return Err(format!("{who}: member number {} is not unique or not below next_member", user.member));
             }
+            let is_fingerprint =
+                |text: &String| text.len() == 64 && text.bytes().all(|b| b"0123456789abcdef".contains(&b));
+            if !user.certificate.as_ref().is_none_or(is_fingerprint) {
+                return Err(format!("{who}: certificate must be 64 hexadecimal digits in lower case"));
+            }
             if user.created.len() > 40 || user.created.chars().any(char::is_control) {
                 return Err(format!("{who}: created is not a time"));
             }
@@ -436,6 +469,7 @@ mod tests {
             ("\"member\": 2", "\"member\": 3", "not below next_member"),
             ("\"name\": \"v\"", "\"name\": \"v/\"", "name must be"),
             ("\"hub\": \"PUBLIC\"", "\"hub\": \"\"", "hub must be"),
+            ("\"created\"", "\"certificate\": \"AB\", \"created\"", "64 hexadecimal digits in lower case"),
             ("\"disabled\"", "\"enabled\"", "unknown field `enabled`"),
             ("\"hashed_password\": \"", "\"hashed_password\": \"z", "40 hexadecimal digits"),
         ] {

@@ -1,17 +1,16 @@
 //! What people are shown of a certificate: who issued it for whom, from when until when, its fingerprint. Pure.
 //!
-//! A handful of fields of X.509, by the rules of DER; anything odd leaves its field empty. Nothing is decided by it:
-//! what to trust is decided by fingerprints and by rustls.
+//! Anything odd leaves its field empty. Nothing is decided by it: what to trust is decided by fingerprints and by rustls.
 #![forbid(unsafe_code)]
 
 use std::str::FromStr;
 
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
-use time::{Date, Month, Time};
 
 use crate::control::state::certificates;
 use crate::tls::config;
+use crate::tls::x509::{Fields, OID, SEQUENCE, any, element};
 
 /// SHA-256 of a certificate, as people write it: 64 hexadecimal digits, perhaps with colons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,49 +65,15 @@ impl CertificateView {
         view.clone().filled(certificate).unwrap_or(view)
     }
 
-    /// RFC 5280 §4.1: version, serial number, algorithm, issuer, validity, subject.
     fn filled(mut self, der: &[u8]) -> Option<Self> {
-        let (certificate, _) = element(der, SEQUENCE)?;
-        let (mut rest, _) = element(certificate, SEQUENCE)?;
-        if let Some((_, behind)) = element(rest, VERSION) {
-            rest = behind;
-        }
-        (_, rest) = element(rest, INTEGER)?;
-        (_, rest) = element(rest, SEQUENCE)?;
-        let (issuer, rest) = element(rest, SEQUENCE)?;
-        let (validity, rest) = element(rest, SEQUENCE)?;
-        let (subject, _) = element(rest, SEQUENCE)?;
-        self.issuer = name(issuer);
-        self.subject = name(subject);
-        self.self_signed = issuer == subject;
-        let (_, _, behind) = any(validity)?;
-        self.not_before_unix_s = instant(validity);
-        self.not_after_unix_s = instant(behind);
+        let fields = Fields::of(der)?;
+        self.issuer = name(fields.issuer);
+        self.subject = name(fields.subject);
+        self.self_signed = fields.issuer == fields.subject;
+        self.not_before_unix_s = fields.not_before_unix_s;
+        self.not_after_unix_s = fields.not_after_unix_s;
         Some(self)
     }
-}
-
-/// The first element of `der`: tag, contents, and what stands behind it.
-fn any(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (tag, rest) = der.split_first()?;
-    let (first, rest) = rest.split_first()?;
-    let (len, rest) = match first {
-        0..=0x7f => (usize::from(*first), rest),
-        // Lengths of up to three bytes; a certificate has no longer ones.
-        0x81..=0x83 => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (bytes.iter().fold(0, |len, byte| len << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    let (contents, rest) = rest.split_at_checked(len)?;
-    Some((*tag, contents, rest))
-}
-
-/// The first element, if it has this tag.
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (found, contents, rest) = any(der)?;
-    (found == tag).then_some((contents, rest))
 }
 
 /// The parts of a name that people know.
@@ -137,44 +102,7 @@ fn words(tag: u8, bytes: &[u8]) -> String {
     }
 }
 
-/// The first element, a UTCTime or GeneralizedTime, in seconds since 1970.
-fn instant(der: &[u8]) -> Option<i64> {
-    let (tag, bytes, _) = any(der)?;
-    let text = std::str::from_utf8(bytes).ok()?.strip_suffix('Z')?;
-    let (year, rest) = match tag {
-        UTC_TIME => {
-            let (year, rest) = text.split_at_checked(2)?;
-            let year: i32 = year.parse().ok()?;
-            // RFC 5280 §4.1.2.5.1.
-            (if year < 50 { 2000 + year } else { 1900 + year }, rest)
-        }
-        GENERALIZED_TIME => {
-            let (year, rest) = text.split_at_checked(4)?;
-            (year.parse().ok()?, rest)
-        }
-        _ => return None,
-    };
-    if rest.len() != 10 || !rest.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let two = |at: usize| rest[at..at + 2].parse::<u8>().ok();
-    unix(year, two(0)?, two(2)?, [two(4)?, two(6)?, two(8)?])
-}
-
-/// Seconds since 1970 of a day and a time of day.
-pub fn unix(year: i32, month: u8, day: u8, time: [u8; 3]) -> Option<i64> {
-    let day = Date::from_calendar_date(year, Month::try_from(month).ok()?, day).ok()?;
-    let time = Time::from_hms(time[0], time[1], time[2]).ok()?;
-    Some(day.with_time(time).assume_utc().unix_timestamp())
-}
-
-const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
-const VERSION: u8 = 0xa0;
-const INTEGER: u8 = 2;
-const OID: u8 = 6;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
 const T61_STRING: u8 = 0x14;
 const BMP_STRING: u8 = 0x1e;
 
@@ -233,18 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_fingerprints_as_text() {
-        let of = |tag: u8, text: &str| {
-            let mut der = vec![tag, u8::try_from(text.len()).unwrap()];
-            der.extend(text.as_bytes());
-            instant(&der)
-        };
-        assert_eq!(of(UTC_TIME, "700101000001Z"), Some(1));
-        assert_eq!(of(UTC_TIME, "491231235959Z"), Some(2_524_607_999));
-        assert_eq!(of(GENERALIZED_TIME, "20500101000000Z"), Some(2_524_608_000));
-        for odd in ["700101000001", "7001010000Z", "701301000001Z", "700101240001Z", "70010100000éZ", ""] {
-            assert_eq!(of(UTC_TIME, odd), None, "{odd}");
-        }
+    fn fingerprints_as_text() {
         for odd in ["", "AA:BB", &"g".repeat(64), &"a".repeat(65)] {
             assert!(odd.parse::<Fingerprint>().is_err(), "{odd}");
         }

@@ -20,11 +20,12 @@ use rustls::{CertificateError, ClientConnection, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::certificate::{CertificateView, Fingerprint, unix};
+use super::certificate::{CertificateView, Fingerprint};
 use super::verdict::{Answer, Done, Large, SMALL_SEGMENT_BYTES, Tls, Trust};
 use crate::client::via::stream::{Stream, shown};
 use crate::client::via::{Deadline, Helper, Journey, Step, Via, ViaError};
 use crate::tls::config::{ServerTrust, TlsVersions, client_config};
+use crate::tls::x509::unix;
 use crate::tunnel::login::client::{Account, ClientLogin, ClientNext, Secret};
 use crate::tunnel::login::{ClientInfo, Wants};
 
@@ -203,6 +204,8 @@ impl Probe {
         let answer = loop {
             match login.next() {
                 ClientNext::NeedBytes => {}
+                // How it began says more than that it is no HTTP.
+                ClientNext::Failed(_) if !all.starts_with(b"HTTP/") => break no_vpn(&all).unwrap_or(Answer::Closed),
                 ClientNext::Failed(error) => break web(&all).unwrap_or_else(|| Answer::Other(error.to_string())),
                 // The server has introduced itself; that is all there is to know.
                 ClientNext::Write(_) => match login.hello() {

@@ -121,7 +121,11 @@ impl ResponseReader {
     /// If the bytes are no response or exceed a limit; nothing can be read after that.
     pub fn next_response(&mut self) -> Result<Option<Response>, HttpError> {
         if self.head.is_none() {
-            let Some(head_bytes) = self.input.head_bytes()? else { return Ok(None) };
+            let Some(head_bytes) = self.input.head_bytes()? else {
+                // What begins otherwise never becomes a response, however long one waits for more.
+                let begins_well = self.input.bytes().iter().zip(START).all(|(byte, wanted)| byte == wanted);
+                return if begins_well { Ok(None) } else { Err(HttpError::Malformed) };
+            };
             let head = parse(&self.input.bytes()[..head_bytes])?;
             self.input.take(head_bytes);
             self.head = Some(head);
@@ -139,6 +143,9 @@ impl ResponseReader {
         self.input.into_rest()
     }
 }
+
+/// Every response begins so (RFC 9112 §4).
+const START: &[u8] = b"HTTP/";
 
 /// The response without its body, and the length of that.
 fn parse(head: &[u8]) -> Result<(Response, usize), HttpError> {

@@ -90,6 +90,22 @@ fn what_the_client_writes_the_server_reads() {
 }
 
 #[test]
+fn a_greeting_of_another_protocol_is_told_at_once() {
+    for (bytes, good) in [
+        (&b"220 mail.example ESMTP\r\n"[..], false),
+        (b"HTTPS", false),
+        (b"hTTP/1.1", false),
+        (b"HT", true),
+        (b"\r\nHTTP/1.1 2", true),
+        (b"", true),
+    ] {
+        let mut reader = ResponseReader::new();
+        reader.receive(bytes);
+        assert_eq!(reader.next_response().map(|response| response.is_none()).ok(), good.then_some(true), "{bytes:?}");
+    }
+}
+
+#[test]
 fn what_the_server_writes_the_client_reads() {
     let mut bytes = write_response(Status::Ok, OCTET_STREAM, true, "", b"pack");
     assert!(bytes.starts_with(b"HTTP/1.1 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 4\r\n"));

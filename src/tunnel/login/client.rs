@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -42,9 +43,23 @@ pub enum Secret {
     HashedPassword(Zeroizing<[u8; 20]>),
     /// A password sent as it is, for users whom the server asks elsewhere (RADIUS).
     PlainPassword(Zeroizing<String>),
+    /// A certificate, proven by the challenge signed with its key.
+    Certificate(Certificate),
     /// Ticket of a [`Redirect`].
     Ticket(Zeroizing<[u8; 20]>),
 }
+
+/// A certificate, and what signs with its key.
+#[derive(Clone)]
+pub struct Certificate {
+    /// DER.
+    pub der: Vec<u8>,
+    /// RSASSA-PKCS1-v1_5 with SHA-1; nothing if it cannot, which servers take for a wrong proof.
+    pub sign: Arc<Sign>,
+}
+
+/// The signature of what it is given.
+pub type Sign = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
 
 impl fmt::Debug for Secret {
     /// The kind only.
@@ -54,6 +69,7 @@ impl fmt::Debug for Secret {
             Self::Password(_) => "Password",
             Self::HashedPassword(_) => "HashedPassword",
             Self::PlainPassword(_) => "PlainPassword",
+            Self::Certificate(_) => "Certificate",
             Self::Ticket(_) => "Ticket",
         })
     }

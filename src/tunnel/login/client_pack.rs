@@ -67,6 +67,9 @@ fn proof(pack: &mut PackWriter, account: &Account, challenge: &[u8; 20]) {
             pack.int("authtype", 1).data("secure_password", &secure_password(hashed, challenge))
         }
         Secret::PlainPassword(password) => pack.int("authtype", 2).str("plain_password", password),
+        Secret::Certificate(certificate) => {
+            pack.int("authtype", 3).data("cert", &certificate.der).data("sign", &(certificate.sign)(challenge))
+        }
         Secret::Ticket(ticket) => pack.int("authtype", 99).data("ticket", &**ticket),
     };
 }

@@ -1,10 +1,12 @@
 //! Both machines: against each other, against every short sequence of messages, byte by byte.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use zeroize::Zeroizing;
 
-use super::client::{Account, ClientLogin, ClientNext, LoginError, Secret};
+use super::client::{Account, Certificate, ClientLogin, ClientNext, LoginError, Secret};
 use super::server::{Credentials, LoginRequest, Next, ServerLogin, Welcome};
 use super::*;
 use crate::tunnel::error_code::ErrorCode;
@@ -115,6 +117,7 @@ fn every_kind_of_proof_arrives() {
         Secret::Anonymous,
         Secret::HashedPassword(hashed.clone()),
         Secret::PlainPassword(password(" with blanks ")),
+        Secret::Certificate(Certificate { der: b"with blanks".to_vec(), sign: Arc::new(|text| [text, b"!"].concat()) }),
         Secret::Ticket(Zeroizing::new([9; 20])),
     ];
     for secret in secrets {
@@ -125,6 +128,9 @@ fn every_kind_of_proof_arrives() {
                 assert!(answer_fits(&hashed, &CHALLENGE, answer));
             }
             (Secret::PlainPassword(sent), Credentials::PlainPassword(seen)) => assert_eq!(sent, seen),
+            (Secret::Certificate(sent), Credentials::Certificate { cert, signature }) => {
+                assert_eq!((&sent.der, &signature[..20], signature[20]), (cert, &CHALLENGE[..], b'!'));
+            }
             (Secret::Ticket(sent), Credentials::Ticket(seen)) => assert_eq!(**sent, *seen),
             other => panic!("{other:?}"),
         }
