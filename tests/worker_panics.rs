@@ -49,6 +49,10 @@ impl StreamIo for Trap {
         self.io.send(key, buf);
     }
 
+    fn limit_unsent(&mut self, key: ConnKey, bytes: u32) {
+        self.io.limit_unsent(key, bytes);
+    }
+
     fn shutdown_write(&mut self, key: ConnKey) {
         self.io.shutdown_write(key);
     }

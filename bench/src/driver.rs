@@ -270,11 +270,15 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
             }
             Completion::Sent { key, buf, result } => {
                 self.pools.sends.give(buf);
-                let more = self.link(key).is_some_and(|(_, link)| link.sent(key));
+                let now = monotonic();
+                let sent = self.link(key).map(|(_, link)| link.sent(key, now)).unwrap_or_default();
+                if let Some(bytes) = sent.unsent {
+                    self.io.limit_unsent(key, bytes);
+                }
                 match result {
-                    Ok(()) if more => self.flush_conn(key, monotonic()),
+                    Ok(()) if sent.more => self.flush_conn(key, now),
                     Ok(()) => {}
-                    Err(_) => self.lose(key, monotonic()),
+                    Err(_) => self.lose(key, now),
                 }
             }
             Completion::Eof { key } | Completion::RecvFailed { key, .. } => self.lose(key, monotonic()),

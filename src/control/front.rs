@@ -550,7 +550,7 @@ const HELLO_BUILD: u32 = 9807;
 const QUEUE_FRAMES: usize = 4096;
 
 /// Unsent bytes in the kernel from which on we keep frames to ourselves, where they can still be dropped.
-pub const NOTSENT_LOWAT: u32 = 128 * 1024;
+pub const NOTSENT_LOWAT: u32 = crate::tunnel::pace::UNSENT_MAX;
 
 /// How long a TLS handshake may go on when the server stops. Cut off in the middle of it, stock clients would
 /// have got an end without close_notify (protocol note §1.1).

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{MsgFlags, recv, send};
 
-use super::socket::{end_our_direction, set_close_mode};
+use super::socket::{end_our_direction, limit_unsent, set_close_mode};
 use super::waker::Waker;
 use crate::ids::ConnKey;
 use crate::tunnel::buffer::SendBuf;
@@ -328,6 +328,12 @@ impl StreamIo for EpollIo {
         assert!(slot.send.is_none(), "one send per key at a time");
         slot.send = Some(buf);
         self.unsent.push(key);
+    }
+
+    fn limit_unsent(&mut self, key: ConnKey, bytes: u32) {
+        if let Some(slot) = self.find(key) {
+            limit_unsent(&slot.socket, bytes);
+        }
     }
 
     fn shutdown_write(&mut self, key: ConnKey) {

@@ -51,6 +51,12 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait between two retransmissions.
 const RETRANSMISSION_WAIT: Duration = Duration::from_secs(2);
 
+/// Has the kernel take more only while fewer than `bytes` wait unsent.
+pub(super) fn limit_unsent(socket: &impl AsFd, bytes: u32) {
+    // Works on every open socket of TCP; others have no such queue.
+    let _ = SockRef::from(socket).set_tcp_notsent_lowat(bytes);
+}
+
 /// Sets how the kernel will end the connection when `socket` is closed.
 pub(super) fn set_close_mode(socket: &impl AsFd, how: CloseHow) {
     let linger = match how {

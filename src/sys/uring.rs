@@ -21,7 +21,7 @@ use io_uring::{opcode, types};
 use super::bufring::{self, BufRing};
 use super::features::UringFeatures;
 use super::ring::{Cqe, Ring};
-use super::socket::{end_our_direction, set_close_mode};
+use super::socket::{end_our_direction, limit_unsent, set_close_mode};
 use super::waker::Waker;
 use crate::ids::ConnKey;
 use crate::tunnel::buffer::SendBuf;
@@ -392,6 +392,12 @@ impl StreamIo for UringIo {
         }
         slot.send = Some(buf);
         self.push_send(key);
+    }
+
+    fn limit_unsent(&mut self, key: ConnKey, bytes: u32) {
+        if let Some(slot) = self.find(key) {
+            limit_unsent(&slot.socket, bytes);
+        }
     }
 
     fn shutdown_write(&mut self, key: ConnKey) {

@@ -298,6 +298,11 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Bytes in what was built so far.
+    pub fn used(&self) -> usize {
+        self.buf.as_ref().map_or(0, |buf| self.open.as_ref().map_or(buf.end(), |open| open.at + open.batch.used()))
+    }
+
     /// Whether the buffer has room for any frame, or for a super-frame of `len` bytes if that is longer.
     pub fn has_room(&self, layer: &RecordLayer, len: usize) -> bool {
         if len > BLOCK_BYTES_MAX {

@@ -83,6 +83,11 @@ impl Batch {
         self.frames == 0
     }
 
+    /// Bytes filled so far.
+    pub fn used(&self) -> usize {
+        self.end
+    }
+
     /// Longest frame that would still fit into an area of `area_bytes`.
     pub fn room(&self, area_bytes: usize) -> usize {
         let words = if self.frames == BATCH_FRAMES_MAX { 2 } else { 1 };

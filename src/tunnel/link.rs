@@ -17,6 +17,7 @@ use super::conn::{CarryPool, Conn};
 use super::deframe::Block;
 use super::egress::{BLOCK_BYTES_MAX, Outgoing, SEND_BYTES, SEND_BYTES_SHORT, SuperBlock};
 use super::fair::{Class, FairQueue, Scheduler};
+use super::pace::Pace;
 use super::queue::{self, Band, Cell, FramePool};
 use crate::ids::ConnKey;
 use crate::metrics::closes::CloseReason;
@@ -215,6 +216,7 @@ struct LinkConn<S> {
     way: Way,
     out: Outgoing,
     queue: S,
+    pace: Pace,
     in_flight: bool,
     heard: Tick,
     /// When the send in flight was handed over.
@@ -242,6 +244,7 @@ impl<S: Scheduler> Link<S> {
             way,
             out: Outgoing::default(),
             queue: S::default(),
+            pace: Pace::default(),
             in_flight: false,
             heard: now,
             sent_at: now,
@@ -450,7 +453,8 @@ impl<S: Scheduler> Link<S> {
         let mut late = Shed::default();
         loop {
             let Pools { frames, sends, deflater } = &mut *pools;
-            let fits = |len| conn.out.has_room(layer, len);
+            let used = conn.out.used();
+            let fits = |len| conn.out.has_room(layer, len) && (used == 0 || used + len <= conn.pace.send_bytes());
             let Some(cell) = conn.queue.pop(frames, now, fits, |frames, cell| late.add(frames, cell)) else { break };
             let (frame, len) = (frames.frame(&cell), frames.len_of(&cell));
             let fits = match frames.segment_bytes(&cell) {
@@ -476,16 +480,18 @@ impl<S: Scheduler> Link<S> {
         self.carried.frames_out += sealed.frames;
         self.carried.bytes_out += sealed.bytes;
         conn.in_flight = true;
+        conn.pace.begin(sealed.buf.pending().len(), now);
         conn.sent_at = now;
         conn.keep_alive_at = now + keep_alive_interval(self.settings.timeout, step(&mut self.random));
         Ok(Some(sealed))
     }
 
-    /// The send in flight of `key` ended. Returns whether there is more to flush.
-    pub fn sent(&mut self, key: ConnKey) -> bool {
-        let Some(conn) = self.conns.iter_mut().find(|c| c.key == key) else { return false };
+    /// The send in flight of `key` ended.
+    pub fn sent(&mut self, key: ConnKey, now: Tick) -> Sent {
+        let Some(conn) = self.conns.iter_mut().find(|c| c.key == key) else { return Sent::default() };
         conn.in_flight = false;
-        !conn.queue.is_empty() || conn.conn.layer.wants_control() || conn.out.is_building()
+        let unsent = conn.pace.end(now);
+        Sent { more: !conn.queue.is_empty() || conn.conn.layer.wants_control() || conn.out.is_building(), unsent }
     }
 
     /// Whether something beside frames wants to be sent on `key` (a key update, an answer to one).
@@ -576,6 +582,15 @@ impl<S: Scheduler> Link<S> {
         let sending = self.conns.iter().enumerate().filter(|(_, c)| c.way.send);
         sending.max_by_key(|(_, c)| weight(c.salt)).map(|(at, _)| at)
     }
+}
+
+/// What the end of a send asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// There is more to flush.
+    pub more: bool,
+    /// How many bytes may wait unsent in the kernel from here on ([`super::pace`]), if that has changed.
+    pub unsent: Option<u32>,
 }
 
 /// A connection that left its session.

@@ -21,7 +21,7 @@ fn a_queue_has_a_depth() {
     let outcomes: Vec<Pushed> = (0..5).map(|n| end.push(&frame(1, n, 60))).collect();
     assert_eq!(outcomes, [0, 0, 0, 1, 1].map(|shed| Pushed::Waiting { shed }), "the oldest make room");
     assert_eq!((end.link.queued(), end.link.carried().dropped_out), (3, 2));
-    assert!(end.link.sent(ConnKey(0)));
+    assert!(end.link.sent(ConnKey(0), NOW).more);
     let bytes = end.flush(0, NOW);
     assert_eq!(plaintexts(&mut peer, &bytes).len(), 1, "one record for the backlog");
     assert_eq!(end.push(&frame(1, 6, 60)), Pushed::Waiting { shed: 0 }, "room again");
@@ -102,7 +102,7 @@ fn bytes_of_an_unknown_connection_are_nothing() {
     let (mut end, _peer) = End::with_peer(settings());
     assert_eq!(end.receive(5, &[0xff; 100], NOW), Ok(Received::default()));
     assert!(end.link.flush(ConnKey(5), NOW, &mut end.pools).unwrap().is_none());
-    assert!(!end.link.sent(ConnKey(5)));
+    assert!(!end.link.sent(ConnKey(5), NOW).more);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn compression_comes_back_whole() {
         server.link.conns[0].in_flight = true;
     }
     assert_eq!(server.link.queued(), frames.len() - 1);
-    server.link.sent(ConnKey(0));
+    server.link.sent(ConnKey(0), NOW);
     let bytes = server.drain(0);
     client.receive(0, &bytes, NOW).unwrap();
     assert_eq!(client.got.frames, frames);
@@ -159,7 +159,7 @@ fn record_lens(end: &mut End, peer: &mut RecordLayer, frames: u32, now: Tick) ->
         assert!(matches!(pushed, Pushed::Building { .. }), "{pushed:?}");
     }
     let bytes = end.flush(0, now);
-    end.link.sent(ConnKey(0));
+    end.link.sent(ConnKey(0), NOW);
     plaintexts(peer, &bytes).iter().map(Vec::len).collect()
 }
 
@@ -185,13 +185,13 @@ fn a_backlog_goes_in_full_records() {
     for n in 0..200 {
         assert_eq!(end.push(&frame(1, n, 1000)), Pushed::Waiting { shed: 0 });
     }
-    end.link.sent(ConnKey(0));
+    end.link.sent(ConnKey(0), NOW);
     let bytes = end.flush(0, NOW);
     assert!(bytes.len() <= SEND_BYTES);
     let lens: Vec<usize> = plaintexts(&mut peer, &bytes).iter().map(Vec::len).collect();
     assert_eq!(lens[..3], [4 + 16 * 1004; 3], "as many whole frames as a record holds");
     assert!(lens.len() == 4 && lens[3] > 16_384 - BLOCK_BYTES_MAX, "and nearly as many in the last: {lens:?}");
-    assert!(end.link.sent(ConnKey(0)), "the rest follows");
+    assert!(end.link.sent(ConnKey(0), NOW).more, "the rest follows");
     assert!(end.link.queued() < 200 - 60);
 }
 
@@ -231,7 +231,7 @@ fn a_batch_has_128_frames_at_most() {
     for n in 0..1_000 {
         assert_eq!(end.push(&frame(1, n, 60)), Pushed::Waiting { shed: 0 });
     }
-    end.link.sent(ConnKey(0));
+    end.link.sent(ConnKey(0), NOW);
     let bytes = end.drain(0);
     let counts: Vec<u32> = plaintexts(&mut peer, &bytes).iter().flat_map(|plain| batches(plain)).collect();
     assert_eq!(counts.iter().sum::<u32>(), 1_000);

@@ -42,7 +42,7 @@ fn one_crosses_whole_at_once_and_from_the_queue() {
         assert_eq!(client.push_super(&bytes, 1_300), [Pushed::Waiting { shed: 0 }], "{payload}");
         let cells = client.link.queued();
         assert_eq!(cells, bytes.len().div_ceil(queue::CELL_BYTES));
-        client.link.sent(key);
+        client.link.sent(key, NOW);
         let sent = [sent, client.drain(0)].concat();
         for part in sent.chunks(10_000) {
             server.receive(0, part, NOW).unwrap();
@@ -109,7 +109,7 @@ fn the_end_of_a_connection_moves_them_whole() {
         client.push_super(&packet(flow, 5, 30_000), 1_400);
     }
     assert!(client.link.detach(ConnKey(0), NOW, &mut client.pools).is_some_and(|detached| detached.lost == 0));
-    client.link.sent(ConnKey(1));
+    client.link.sent(ConnKey(1), NOW);
     let sent = client.drain(1);
     let mut records = Vec::new();
     // The first flush is lost to this test; what waited has records of its own.
@@ -141,7 +141,7 @@ proptest! {
             }
             if flush {
                 stream.extend(client.flush(0, NOW));
-                client.link.sent(ConnKey(0));
+                client.link.sent(ConnKey(0), NOW);
             }
         }
         stream.extend(client.drain(0));

@@ -86,7 +86,7 @@ impl End {
         let mut all = Vec::new();
         loop {
             let more = self.flush(key, NOW);
-            self.link.sent(ConnKey(key));
+            self.link.sent(ConnKey(key), NOW);
             if more.is_empty() {
                 return all;
             }
@@ -111,7 +111,7 @@ impl End {
         flushes
             .map(|key| {
                 assert!(!self.flush(key, now).is_empty());
-                self.link.sent(ConnKey(key));
+                self.link.sent(ConnKey(key), NOW);
             })
             .count()
     }
@@ -187,7 +187,7 @@ fn keep_alives_begin_at_once_and_go_on_between_a_fifth_and_half_of_the_timeout()
                 Deframer::new().push(&plain, |block| blocks += u32::from(block == Block::KeepAlive)).unwrap();
                 assert_eq!(blocks, 1);
             }
-            end.link.sent(ConnKey(0));
+            end.link.sent(ConnKey(0), NOW);
             if let Some(last) = last {
                 let gap = now.since(last);
                 assert!((TIMEOUT / 5..=TIMEOUT / 2).contains(&gap), "{gap:?}");
@@ -212,7 +212,7 @@ fn frames_stand_in_for_keep_alives() {
         end.receive(0, &[], now).unwrap();
         end.link.push(&frame(1, 1, 60), now, &mut end.pools);
         assert!(!end.flush(0, now).is_empty());
-        end.link.sent(ConnKey(0));
+        end.link.sent(ConnKey(0), NOW);
         assert_eq!(end.keep_alive(now), 0, "after {ms} ms");
     }
     // A send in flight shows the peer that we live as well.
@@ -345,7 +345,7 @@ fn the_end_of_a_connection_moves_its_waiting_frames() {
         assert!(server.link.detach(ConnKey(key), NOW, &mut server.pools).is_none());
         assert_eq!((server.link.queued(), server.pools.frames.used()), (200, 200));
     }
-    assert!(server.link.sent(ConnKey(2)), "there is more");
+    assert!(server.link.sent(ConnKey(2), NOW).more, "there is more");
     let bytes = server.drain(2);
     client.receive(2, &bytes, NOW).unwrap();
     let mut next = [0; 20];
@@ -421,7 +421,7 @@ impl Schedule {
             }
             Step::Send(at) => {
                 let key = self.keys[at % self.keys.len()];
-                self.server.link.sent(ConnKey(key));
+                self.server.link.sent(ConnKey(key), NOW);
                 let bytes = self.server.flush(key, NOW);
                 self.client.receive(key, &bytes, NOW).unwrap();
             }
@@ -441,7 +441,7 @@ impl Schedule {
 
     fn finish(&mut self) {
         for key in self.keys.clone() {
-            self.server.link.sent(ConnKey(key));
+            self.server.link.sent(ConnKey(key), NOW);
             let bytes = self.server.drain(key);
             self.client.receive(key, &bytes, NOW).unwrap();
         }

@@ -11,6 +11,7 @@ pub mod conn;
 pub mod deframe;
 
 pub mod fair;
+pub mod pace;
 pub mod queue;
 pub mod records;
 

@@ -114,6 +114,9 @@ pub trait StreamIo {
     /// Sends what is pending in `buf`, all of it. At most one send per key may be in flight.
     fn send(&mut self, key: ConnKey, buf: SendBuf);
 
+    /// Has the kernel take more only while fewer than `bytes` wait unsent for `key` (`TCP_NOTSENT_LOWAT`).
+    fn limit_unsent(&mut self, key: ConnKey, bytes: u32);
+
     /// Ends our direction (TCP FIN) once the send in flight is done.
     fn shutdown_write(&mut self, key: ConnKey);
 

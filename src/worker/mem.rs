@@ -216,6 +216,9 @@ impl StreamIo for MemIo {
         slot.send = Some(buf);
     }
 
+    /// A pipe has no such queue.
+    fn limit_unsent(&mut self, _key: ConnKey, _bytes: u32) {}
+
     fn shutdown_write(&mut self, key: ConnKey) {
         let Some(slot) = self.find(key) else { return };
         if slot.send.is_some() {

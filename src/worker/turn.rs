@@ -180,9 +180,12 @@ impl<Io: StreamIo> Worker<Io> {
         self.fabric.pools.sends.give(buf);
         let Some(id) = self.conns.live_port(key) else { return self.closing_sent(key, result.is_ok()) };
         let Some(port) = self.fabric.ports.get_mut(id) else { return };
-        let more = port.link.sent(key);
+        let sent = port.link.sent(key, self.now);
+        if let Some(bytes) = sent.unsent {
+            self.io.limit_unsent(key, bytes);
+        }
         match result {
-            Ok(()) if more => self.flush_conn(key),
+            Ok(()) if sent.more => self.flush_conn(key),
             Ok(()) => {}
             Err(_) => self.close_conn(key, CloseReason::SocketFailed),
         }

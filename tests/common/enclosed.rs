@@ -38,6 +38,10 @@ impl<E: Enclosure> StreamIo for Enclosed<E> {
         E::enclose(|| self.0.send(key, buf));
     }
 
+    fn limit_unsent(&mut self, key: ConnKey, bytes: u32) {
+        E::enclose(|| self.0.limit_unsent(key, bytes));
+    }
+
     fn shutdown_write(&mut self, key: ConnKey) {
         E::enclose(|| self.0.shutdown_write(key));
     }

@@ -257,7 +257,7 @@ impl Member {
         if let Some(flushed) = self.link.flush(KEY, self.now, &mut self.pools).unwrap() {
             self.peer.write(flushed.buf.pending());
             self.pools.sends.give(flushed.buf);
-            self.link.sent(KEY);
+            self.link.sent(KEY, self.now);
         }
     }
 

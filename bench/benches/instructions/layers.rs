@@ -134,7 +134,7 @@ impl Piece for Enframe {
         let flushed = self.link.flush(KEY, NOW, &mut self.pools).unwrap().unwrap();
         assert_eq!(flushed.frames, self.pushed);
         self.pools.sends.give(flushed.buf);
-        self.link.sent(KEY);
+        self.link.sent(KEY, NOW);
         std::mem::take(&mut self.pushed)
     }
 }

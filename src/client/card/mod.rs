@@ -375,9 +375,12 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
     fn sent(&mut self, key: ConnKey, ok: bool) {
         match self.slot(key) {
             Some(Slot::Live) => {
-                let more = self.link.as_mut().is_some_and(|link| link.sent(key));
+                let sent = self.link.as_mut().map(|link| link.sent(key, self.now)).unwrap_or_default();
+                if let Some(bytes) = sent.unsent {
+                    self.io.limit_unsent(key, bytes);
+                }
                 match ok {
-                    true if more => self.dirty.push(key),
+                    true if sent.more => self.dirty.push(key),
                     true => {}
                     false => self.lose(key, CloseReason::SocketFailed),
                 }

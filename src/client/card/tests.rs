@@ -77,7 +77,7 @@ impl Peer {
         if let Some(flushed) = self.link.flush(ConnKey(0), now, &mut self.pools).unwrap() {
             self.pipe.write(flushed.buf.pending());
             self.pools.sends.give(flushed.buf);
-            self.link.sent(ConnKey(0));
+            self.link.sent(ConnKey(0), START);
         }
     }
 }

@@ -357,4 +357,4 @@ const RETRANSMISSION_WAIT: Duration = Duration::from_secs(1);
 /// For each step of a call, as stock clients have it.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Unsent bytes in the kernel before more waits with us, where urgent frames still come first.
-const NOTSENT_LOWAT: u32 = 128 * 1024;
+const NOTSENT_LOWAT: u32 = crate::tunnel::pace::UNSENT_MAX;
