@@ -4,8 +4,11 @@
 #
 #   scripts/interop client [--server hublane|stock]... [--row NAME]... [--list]
 
+# shellcheck source=scripts/lib/interop_client_ways.sh
+. "$LIB/interop_client_ways.sh"
+
 CARD_ROWS=(refused certificate device connections-1 connections-2 connections-8 epoll compression ipv6 stock-client bridge
-    path-dead connection-dead restart-term restart-kill dhcp)
+    path-dead connection-dead restart-term restart-kill dhcp "${WAY_ROWS[@]}")
 
 interop_client() {
     local servers=() rows=() name
@@ -20,18 +23,22 @@ interop_client() {
     done
     [ ${#rows[@]} -gt 0 ] || rows=("${CARD_ROWS[@]}")
     [ ${#servers[@]} -gt 0 ] || servers=(hublane stock)
+    for name in "${rows[@]}"; do
+        [[ " ${CARD_ROWS[*]} " = *" $name "* ]] || die "no row '$name'; --list names them"
+    done
     hublane_build
-    "$ROOT/scripts/setup"
-    net_up 2
+    "$ROOT/scripts/setup" --paths
+    net_up 3 # two cards, and the middle
+    paths_up
     for SERVER_KIND in "${servers[@]}"; do
         server_stop TERM
         rm -rf "$RUN/server"
         table_head "card, $SERVER_KIND"
         for name in "${rows[@]}"; do
-            [[ " ${CARD_ROWS[*]} " = *" $name "* ]] || die "no row '$name'; --list names them"
             row "$name" "card_row_${name//-/_}"
             traffic_stop
             cards_stop KILL
+            ways_end
             case $name in stock-client) clients_stop ;; esac
         done
     done
@@ -40,11 +47,12 @@ interop_client() {
 
 # ---- cards --------------------------------------------------------------------------------------------
 
-# card_command N [OPTIONS...]: the command line of card N, with these options before those that all have, in CARD.
+# card_command N [OPTIONS...]: the command line of card N, with these options before those that all have, in CARD. It goes
+# to CARD_HOST, if that is set.
 card_command() {
     local n=$1
     shift
-    CARD=("$HUBLANE" connect "$(addr_server "$n"):$SERVER_PORT" --user "u$n" "$@")
+    CARD=("$HUBLANE" connect "${CARD_HOST:-$(addr_server "$n")}:$SERVER_PORT" --user "u$n" "$@")
     [[ " $* " = *' --device '* ]] || CARD+=(--device "$NIC")
     [[ " $* " = *' --password-file '* ]] || CARD+=(--password-file "$RUN/card$n/password")
     [[ " $* " = *' --pin '* || " $* " = *' --ca '* ]] || CARD+=(--known-servers "$RUN/card$n/known")
