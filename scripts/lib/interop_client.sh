@@ -6,9 +6,11 @@
 
 # shellcheck source=scripts/lib/interop_client_ways.sh
 . "$LIB/interop_client_ways.sh"
+# shellcheck source=scripts/lib/interop_client_login.sh
+. "$LIB/interop_client_login.sh"
 
 CARD_ROWS=(refused certificate device connections-1 connections-2 connections-8 epoll compression ipv6 stock-client bridge
-    path-dead connection-dead restart-term restart-kill dhcp "${WAY_ROWS[@]}")
+    path-dead connection-dead restart-term restart-kill dhcp "${WAY_ROWS[@]}" "${LOGIN_ROWS[@]}")
 
 interop_client() {
     local servers=() rows=() name
@@ -39,6 +41,7 @@ interop_client() {
             traffic_stop
             cards_stop KILL
             ways_end
+            cluster_down
             case $name in stock-client) clients_stop ;; esac
         done
     done
@@ -48,11 +51,11 @@ interop_client() {
 # ---- cards --------------------------------------------------------------------------------------------
 
 # card_command N [OPTIONS...]: the command line of card N, with these options before those that all have, in CARD. It goes
-# to CARD_HOST, if that is set.
+# to CARD_HOST as CARD_USER, if they are set.
 card_command() {
     local n=$1
     shift
-    CARD=("$HUBLANE" connect "${CARD_HOST:-$(addr_server "$n")}:$SERVER_PORT" --user "u$n" "$@")
+    CARD=("$HUBLANE" connect "${CARD_HOST:-$(addr_server "$n")}:$SERVER_PORT" --user "${CARD_USER:-u$n}" "$@")
     [[ " $* " = *' --device '* ]] || CARD+=(--device "$NIC")
     [[ " $* " = *' --password-file '* ]] || CARD+=(--password-file "$RUN/card$n/password")
     [[ " $* " = *' --pin '* || " $* " = *' --ca '* ]] || CARD+=(--known-servers "$RUN/card$n/known")

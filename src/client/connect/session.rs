@@ -4,7 +4,8 @@
 //! * A session with fewer connections than wanted: add one at a time. Without any it still lives at the server for its
 //!   timeout; who comes back in time finds it as it was, and frames pass again without a login.
 //! * A connection whose bytes the server does not acknowledge is stuck. TCP itself would try again ever more seldom, so a
-//!   fresh one is called until the way is there again, and takes the place of the stuck one.
+//!   fresh one is called until the way is there again, and takes the place of the stuck one. Between us and a server of our
+//!   kind the kernels give it up after a while, both (`crate::sys::socket`): what it still carried is too old then.
 //! * The server does not know the session (answer 13), was silent for its timeout, or ends what we attach to it at once: log
 //!   in.
 #![forbid(unsafe_code)]
@@ -249,7 +250,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             joining: false,
             join_at: self.now,
             ended_at_once: 0,
-            is_ours: welcome.hello.product.starts_with("Hublane"),
+            is_ours: welcome.hello.is_ours(),
         };
         attach(&mut self.card, &mut session, line, self.now).map_err(while_doing("watch a connection"))?;
         if standing == Standing::FirstSeen {
@@ -376,20 +377,20 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             a_second(carried.bytes_out, then.bytes_out)
         );
         let text = match &self.state {
-            State::Waiting { until } => format!("waiting, again in {} s", until.since(self.now).as_secs()),
+            State::Waiting { until } => format!("waiting, again in {} s", until.since(self.now).as_secs() + 1),
             State::LoggingIn => format!("calling {}", self.args.server),
             State::Up(session) => {
                 let infos: Vec<_> = session.infos().map(|(_, info)| info).collect();
                 let rtt = infos.iter().map(|info| info.rtt).min().unwrap_or_default();
                 let again: u32 = infos.iter().map(|info| info.retransmitted).sum();
                 format!(
-                    "{} | {rates} | {:.1} ms, {again} sent again | {} x {} | {} | {}",
+                    "{} | {} | {rates} | {:.1} ms, {again} sent again | {} x {} | {}",
                     session.name,
+                    span(self.now.since(session.since).as_secs()),
                     rtt.as_secs_f64() * 1e3,
                     session.lines.len(),
                     session.path,
                     session.cipher,
-                    span(self.now.since(session.since).as_secs()),
                 )
             }
         };
@@ -434,7 +435,8 @@ fn attach<Io: StreamIo<Socket = OwnedFd>>(
 
 fn order_join(session: &mut Session, dialler: &Dialler, patience: Duration) {
     session.joining = true;
-    dialler.order(Order::Join { key: session.key.clone(), session: session.number, patience });
+    let (key, is_ours) = (session.key.clone(), session.is_ours);
+    dialler.order(Order::Join { key, session: session.number, patience, is_ours });
 }
 
 /// Whether the server has ended a connection for no reason of that connection.
