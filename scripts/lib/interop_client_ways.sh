@@ -76,10 +76,9 @@ way_lines() {
 
 # way_cut STATION: the station dies under traffic, and is started again; an inner connection lives through it.
 way_cut() {
-    local station=$1 echo noticed logins t
+    local station=$1 noticed logins t
     rm -f "$RUN/ping1"
     echo_start
-    echo=$SPAWNED
     load 1 "$RUN/ping1" ping -n -D -i 0.1 -w 60 "$(addr_inner 2)"
     sleep 2
     noticed=$(way_noticed)
@@ -93,50 +92,12 @@ way_cut() {
     way_says "away $WAY_AWAY s, ping $(pinged_since "$t" show) s after that" "$logins"
     holds "$(pinged_since "$t" show) <= $WAY_BACK" || fail "ping only $(pinged_since "$t" show) s after the middle is back"
     sleep 2
-    kill -TERM "$echo"
-    within 30 gone "$echo" || fail 'what was sent into the inner connection does not all come back'
-    finds '^echo' <"$RUN/echo" || fail "the inner connection broke: $(tail -1 "$RUN/echo")"
-    detail "$(cat "$RUN/echo")"
+    echo_end $((WAY_AWAY + 2 * WAY_BACK))
     traffic_stop
 }
 way_noticed() { echo $(($(card_count 1 lost) + $(card_count 1 not_attached))); }
 # way_says TEXT LOGINS: TEXT, and whether the card had to log in again.
 way_says() { detail "$1, $([ "$(card_count 1 connected)" = "$2" ] && echo 'same session' || echo 'logged in again')"; }
-
-# echo_start: client 1 sends random bytes to client 2 and compares what it gets back, until SIGTERM; then all must have
-# come back. 13 Mbit/s each way.
-echo_start() {
-    : >"$RUN/echoed"
-    : >"$RUN/echo"
-    load 2 "$RUN/echoed" python3 -u -c '
-import socket, sys
-s = socket.create_server((sys.argv[1], 6001))
-print("listening")
-c, _ = s.accept()
-while b := c.recv(1 << 16): c.sendall(b)' "$(addr_inner 2)"
-    within 5 finds listening <"$RUN/echoed" || fail 'no listener in client 2'
-    load 1 "$RUN/echo" python3 -u -c '
-import os, select, signal, socket, sys, time
-c = socket.create_connection((sys.argv[1], 6001), 10)
-c.setblocking(False)
-told = []
-signal.signal(signal.SIGTERM, lambda *_: told.append(1))
-sent, waiting, back, worst = bytearray(), b"", 0, 0.0
-last = due = time.monotonic()
-while not told or sent:
-    now = time.monotonic()
-    if not told and now >= due and not waiting:
-        waiting, due = os.urandom(1 << 15), now + 0.02
-        sent += waiting
-    r, w, _ = select.select([c], [c] if waiting else [], [], 0.02)
-    if w: waiting = waiting[c.send(waiting):]
-    if r:
-        b = c.recv(1 << 16)
-        if not b or sent[:len(b)] != b: sys.exit("%s after %d bytes" % ("other bytes" if b else "the end", back))
-        del sent[:len(b)]
-        back, worst, last = back + len(b), max(worst, now - last), now
-print("echo of %.0f MB through one connection, longest pause %.1f s" % (back / 1e6, worst))' "$(addr_inner 2)"
-}
 
 # ways_end: all ways are open again, and no station is left.
 ways_end() {

@@ -193,6 +193,9 @@ pub struct Carried {
 pub struct Link<S = Fifo> {
     conns: Vec<LinkConn<S>>,
     settings: LinkSettings,
+    /// The latest frames for a peer without connections, oldest first.
+    parked: S,
+    /// All that wait, parked ones too.
     queued: usize,
     /// When anything was last received on any connection.
     heard: Tick,
@@ -219,10 +222,19 @@ impl<S: Scheduler> Link<S> {
     /// A session without connections, alive for its timeout from `now` on.
     pub fn new(settings: LinkSettings, now: Tick) -> Self {
         let random = settings.seed | 1;
-        Self { conns: Vec::new(), settings, queued: 0, heard: now, random, carried: Carried::default() }
+        Self {
+            conns: Vec::new(),
+            settings,
+            parked: S::default(),
+            queued: 0,
+            heard: now,
+            random,
+            carried: Carried::default(),
+        }
     }
 
-    /// Adds a connection. The first keep-alive is due at once (protocol note §5.3).
+    /// Adds a connection. The first keep-alive is due at once (protocol note §5.3), and so is what was kept for a peer who
+    /// had none: call [`Self::poll`].
     pub fn attach(&mut self, key: ConnKey, conn: Box<Conn>, way: Way, now: Tick) {
         let high = step(&mut self.random) >> 32;
         self.heard = now;
@@ -321,7 +333,7 @@ impl<S: Scheduler> Link<S> {
     fn place(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
         let chosen =
             if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(flow_hash(frame)) };
-        let Some(at) = chosen else { return Pushed::Dropped(DropReason::EgressNoConnection) };
+        let Some(at) = chosen else { return self.park(frame, now, pools) };
         let conn = &mut self.conns[at];
         if !conn.in_flight && conn.queue.is_empty() {
             let block = pools.deflater.block(frame, self.settings.compress);
@@ -342,6 +354,44 @@ impl<S: Scheduler> Link<S> {
         conn.queue.push(&mut pools.frames, cell, Band::of(frame), now);
         self.queued += 1;
         Pushed::Waiting
+    }
+
+    /// Keeps `frame` for a peer who has lost all his connections and may come back, in place of the oldest one if there
+    /// are [`PARKED_MAX`]: from what TCP inside has sent last it learns at once that the way is there again, where its own
+    /// timer may take as long again as the way was away.
+    #[cold]
+    fn park(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
+        if !self.conns.is_empty() {
+            return Pushed::Dropped(DropReason::EgressNoConnection);
+        }
+        let is_full = self.parked.len() >= PARKED_MAX && self.release_parked(now, pools);
+        if self.queued >= pools.frames.free() {
+            return Pushed::Dropped(DropReason::EgressPoolEmpty);
+        }
+        let Some(cell) = pools.frames.store(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
+        // One band for all, so that the oldest goes first.
+        self.parked.push(&mut pools.frames, cell, Band::Normal, now);
+        self.queued += 1;
+        // One is dropped: the oldest.
+        if is_full { Pushed::Dropped(DropReason::EgressNoConnection) } else { Pushed::Waiting }
+    }
+
+    fn release_parked(&mut self, now: Tick, pools: &mut Pools) -> bool {
+        let Some(cell) = self.parked.pop(&mut pools.frames, now) else { return false };
+        pools.frames.release(cell);
+        self.queued -= 1;
+        true
+    }
+
+    /// Gives back what is parked, and says how many frames are lost with it. To be called when the session ends, after its
+    /// connections were detached.
+    pub fn end(&mut self, now: Tick, pools: &mut Pools) -> u64 {
+        let mut lost = 0;
+        while self.release_parked(now, pools) {
+            lost += 1;
+        }
+        self.carried.dropped_out += lost;
+        lost
     }
 
     /// Seals what was built for connection `key`, and of what waits as much as a buffer holds, and returns it to
@@ -400,6 +450,7 @@ impl<S: Scheduler> Link<S> {
             return now + timeout;
         }
         let mut next = self.heard + timeout;
+        self.unpark(now, pools, due);
         for conn in &mut self.conns {
             if conn.conn.layer.key_exhausted() {
                 due.push(Due::Close(conn.key, CloseReason::KeyLimit));
@@ -433,6 +484,19 @@ impl<S: Scheduler> Link<S> {
             }
         }
         next
+    }
+
+    /// Has what is parked leave by the connection that has come.
+    fn unpark(&mut self, now: Tick, pools: &mut Pools, due: &mut Vec<Due>) {
+        let Some(conn) = self.conns.iter_mut().find(|conn| conn.way.send) else { return };
+        if self.parked.is_empty() {
+            return;
+        }
+        while let Some(cell) = self.parked.pop(&mut pools.frames, now) {
+            let band = Band::of(pools.frames.frame(&cell));
+            conn.queue.push(&mut pools.frames, cell, band, now);
+        }
+        due.push(Due::Flush(conn.key));
     }
 
     /// Keys of the connections, oldest first.
@@ -554,6 +618,9 @@ pub fn check_frame(frame: &[u8]) -> Result<(), DropReason> {
         _ => Err(DropReason::FrameTooLong),
     }
 }
+
+/// Frames kept for a peer who has no connection: the attempts of some flows.
+const PARKED_MAX: usize = 32;
 
 /// Between a fifth and half of the timeout (protocol note §5.3).
 fn keep_alive_interval(timeout: Duration, random: u64) -> Duration {

@@ -364,7 +364,37 @@ fn frames_are_lost_with_the_last_connection_and_counted() {
     }
     end.link.detach(ConnKey(0), NOW, &mut end.pools);
     assert_eq!((end.link.queued(), end.pools.frames.used(), end.link.carried().dropped_out), (0, 0, 5));
-    assert_eq!(end.push(&frame(1, 9, 60)), Pushed::Dropped(DropReason::EgressNoConnection));
+}
+
+#[test]
+fn who_comes_back_gets_the_latest_frames() {
+    let (mut end, _peer) = End::with_peer(settings());
+    end.link.detach(ConnKey(0), NOW, &mut end.pools);
+    let kept = u32::try_from(PARKED_MAX).unwrap();
+    for n in 0..kept + 7 {
+        let want = if n < kept { Pushed::Waiting } else { Pushed::Dropped(DropReason::EgressNoConnection) };
+        assert_eq!(end.push(&frame(1, n, 60)), want);
+    }
+    assert_eq!((end.link.queued(), end.link.carried().dropped_out), (PARKED_MAX, 7));
+    let mut client = End::new(settings());
+    let (ours, theirs) = connected_pair(SUITE, AeadBackend::AwsLc);
+    end.link.attach(ConnKey(1), Box::new(Conn::new(ours)), Way::BOTH, NOW);
+    client.link.attach(ConnKey(1), Box::new(Conn::new(theirs)), Way::BOTH, NOW);
+    assert!(end.poll(NOW).0.contains(&Due::Flush(ConnKey(1))));
+    let bytes = end.drain(1);
+    client.receive(1, &bytes, NOW).unwrap();
+    let numbers: Vec<u32> = client.got.frames.iter().map(|got| flow_and_number(got).1).collect();
+    assert_eq!(numbers, (7..kept + 7).collect::<Vec<_>>());
+    assert_eq!((end.link.queued(), end.pools.frames.used()), (0, 0));
+}
+
+#[test]
+fn the_end_gives_back_what_was_kept() {
+    let mut end = End::new(settings());
+    end.push(&frame(1, 0, 60));
+    assert_eq!(end.pools.frames.used(), 1);
+    assert_eq!(end.link.end(NOW, &mut end.pools), 1);
+    assert_eq!((end.link.queued(), end.pools.frames.used(), end.link.carried().dropped_out), (0, 0, 1));
 }
 
 #[derive(Clone, Debug)]
