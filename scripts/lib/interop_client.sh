@@ -358,7 +358,8 @@ pinged_since() {
 }
 
 # One of eight connections falls silent, that of the flow: the card replaces it, and both ends send by others. Neither hears
-# anything of what the other knows about it.
+# what the other knows about it: first the card finds out, within 4 s, then perhaps the server by what it had meant to go
+# back by that connection, within 3 more; and the flow tries again after twice as long at the latest.
 card_row_connection_dead() {
     local port
     server_wants
@@ -369,8 +370,8 @@ card_row_connection_dead() {
     port=$(busiest_port 1)
     [ -n "$port" ] || fail 'the server has no connection of card 1'
     cut_silently "$port"
-    sleep 10
-    echo_end 8
+    sleep 14
+    echo_end 14
     in_server nft 'delete table ip cut'
     [ "$(card_count 1 connected)" = 1 ] || fail 'it had to log in again'
     card_has 1 lost || fail 'the dead connection was not noticed'

@@ -48,7 +48,7 @@ pub fn give_up_soon(socket: &impl AsFd) -> io::Result<()> {
 }
 
 /// Long enough for three attempts, so that a short outage loses nothing.
-const USER_TIMEOUT_SHORT: Duration = Duration::from_secs(4);
+const USER_TIMEOUT_SHORT: Duration = Duration::from_secs(3);
 /// Until the kernel gives a silent peer up.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait between two retransmissions.

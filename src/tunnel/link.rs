@@ -235,8 +235,12 @@ impl<S: Scheduler> Link<S> {
 
     /// Adds a connection. The first keep-alive is due at once (protocol note §5.3), and so is what was kept for a peer who
     /// had none: call [`Self::poll`].
+    ///
+    /// The others send one too: a peer who adds a connection may have lost another of which we know nothing, and what TCP
+    /// does not get acknowledged tells.
     pub fn attach(&mut self, key: ConnKey, conn: Box<Conn>, way: Way, now: Tick) {
         let high = step(&mut self.random) >> 32;
+        self.conns.iter_mut().for_each(|conn| conn.keep_alive_at = now);
         self.heard = now;
         self.conns.push(LinkConn {
             key,

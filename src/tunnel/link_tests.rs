@@ -389,6 +389,15 @@ fn who_comes_back_gets_the_latest_frames() {
 }
 
 #[test]
+fn whoever_adds_a_connection_hears_from_all() {
+    let (mut end, _peer) = End::with_peer(settings());
+    assert_eq!(end.keep_alive(NOW), 1);
+    assert_eq!(end.poll(NOW).0, []);
+    end.attach(1, Way::BOTH, NOW);
+    assert_eq!(end.keep_alive(NOW), 2);
+}
+
+#[test]
 fn the_end_gives_back_what_was_kept() {
     let mut end = End::new(settings());
     end.push(&frame(1, 0, 60));
