@@ -87,9 +87,10 @@ fn send(address: &OsStr, message: &str) -> io::Result<()> {
 }
 
 /// The line in place of the one before. On a terminal that is too narrow it is cut off by the terminal itself (DECAWM off):
-/// of a line that was wrapped, only the last row would be overwritten.
+/// of a line that was wrapped, only the last row would be overwritten. All that is cut off passes through the last column:
+/// the space at the end stays there.
 fn state_line(state: &str) -> String {
-    format!("{CLEAR}\x1b[?7l{state}\x1b[?7h")
+    format!("{CLEAR}\x1b[?7l{state} \x1b[?7h")
 }
 
 /// Back to the left, and nothing behind.
@@ -128,7 +129,7 @@ mod tests {
     fn a_line_of_state_takes_one_row() {
         let line = state_line("up");
         assert!(line.starts_with("\r\x1b[K\x1b[?7l"), "{line:?}");
-        assert!(line.ends_with("up\x1b[?7h") && !line.contains('\n'), "{line:?}");
+        assert!(line.ends_with("up \x1b[?7h") && !line.contains('\n'), "{line:?}");
     }
 
     #[test]
