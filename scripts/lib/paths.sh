@@ -2,15 +2,15 @@
 # The stations between a client and a server: squid, tinyproxy, microsocks, Dante and OpenSSH's server, as Debian packs
 # them, unpacked by `scripts/setup --paths` and started only here, in the middle's namespace, with an /etc of their own.
 #
-#   client 1  10.91.1.2 -- 10.91.1.1  server  10.91.2.1 -- 10.91.2.2  middle (client 2)
+#   client 1  10.91.1.2 -- 10.91.1.1  server  10.91.M.1 -- 10.91.M.2  middle (client M)
 #
 # The server forwards between the two. The name $FAR_NAME stands in the middle's own hosts file and nowhere else: who
-# reaches it has had it resolved there. Source after netns.sh.
+# reaches it has had it resolved there. Source after netns.sh; who sets MIDDLE and TINYPROXY_IDLE before has his own.
 
 PATHS=$CACHE/paths
 # Where the middle sees them: squid's helpers, which have left root behind, would not get into root's own folders.
 SEEN=/run/paths
-MIDDLE=2
+MIDDLE=${MIDDLE:-2}
 FAR_NAME=vpn.test
 # Where each listens.
 PORT_SQUID_DIGEST=3128
@@ -24,18 +24,18 @@ PORT_SSH_SOCKS=1082
 PROXY_USER=me
 PROXY_PASSWORD='geheim: 1'
 # tinyproxy cuts what is idle for so long.
-TINYPROXY_IDLE=3
+TINYPROXY_IDLE=${TINYPROXY_IDLE:-3}
 
 paths_need() { [ -x "$PATHS/usr/sbin/squid" ] || die 'the proxies are missing: scripts/setup --paths'; }
 
 addr_middle() { addr_client $MIDDLE; }
 in_middle() { in_client $MIDDLE "$RUN/middle/own" "$@"; }
 
-# paths_up: routes, and the two folders with an /etc of their own. After net_up 2.
+# paths_up: routes, and the two folders with an /etc of their own. After net_up with as many clients as MIDDLE says.
 paths_up() {
     chmod 711 "$RUN" # squid leaves root behind
     in_server sysctl -qw net.ipv4.ip_forward=1
-    in_client 1 ip route add 10.91.2.0/24 via "$(addr_server 1)"
+    in_client 1 ip route add "10.91.$MIDDLE.0/24" via "$(addr_server 1)"
     in_client $MIDDLE ip route add 10.91.1.0/24 via "$(addr_server $MIDDLE)"
     own_etc middle "$(addr_server $MIDDLE) $FAR_NAME"
     own_etc here ''

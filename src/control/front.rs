@@ -35,7 +35,7 @@ use crate::hub::{HubShared, PortKind};
 use crate::ids::{ConnId, HubId, MemberId, SessionId};
 use crate::metrics::closes::CloseReason;
 use crate::sys::clock::{monotonic, wall_ns};
-use crate::sys::socket::prepare_member_socket;
+use crate::sys::socket::{give_up_soon, prepare_member_socket};
 use crate::tls::aead::AeadBackend;
 use crate::tls::buffered::Parts;
 use crate::tunnel::conn::Conn;
@@ -43,7 +43,7 @@ use crate::tunnel::error_code::ErrorCode;
 use crate::tunnel::link::{LinkSettings, Way};
 use crate::tunnel::login::negotiate::{Limits, Negotiated, negotiate};
 use crate::tunnel::login::server::{AdditionalRequest, Credentials, LoginRequest, Next, ServerLogin, Welcome};
-use crate::tunnel::login::{Direction, Hello};
+use crate::tunnel::login::{CARD_PRODUCT, Direction, Hello};
 use crate::worker::seeds::{Command, ConnSeed, SessionSeed};
 
 /// What every connection needs on its way in.
@@ -219,6 +219,7 @@ impl Front {
             worker: granted.session.worker,
             conn: granted.conn,
             direction,
+            is_card: granted.session.product == CARD_PRODUCT,
             plain: login.into_leftover(),
             home: Home::New(Box::new(seed), Box::new(granted.session)),
         }))
@@ -337,7 +338,7 @@ impl Front {
                 return Ok(None);
             }
         };
-        let Joined { session, worker, conn, direction } = joined;
+        let Joined { session, worker, conn, direction, is_card } = joined;
         let undo = Undo::new(|| self.sessions.leave(session, conn));
         if !self.sessions.wait_open(session).await {
             let answer = login.refuse(ErrorCode::SessionTimeout);
@@ -347,11 +348,11 @@ impl Front {
         let answer = login.accept_additional(direction);
         stream.send(&answer).await?;
         undo.forget();
-        Ok(Some(Entry { worker, conn, direction, plain: login.into_leftover(), home: Home::Known(session) }))
+        Ok(Some(Entry { worker, conn, direction, is_card, plain: login.into_leftover(), home: Home::Known(session) }))
     }
 
     fn hand_over(&self, stream: MemberStream, peer: SocketAddr, entry: Entry) {
-        let Entry { worker, conn: id, direction, plain, home } = entry;
+        let Entry { worker, conn: id, direction, is_card, plain, home } = entry;
         let session_id = match &home {
             Home::New(seed, _) => seed.session,
             Home::Known(session) => *session,
@@ -359,6 +360,9 @@ impl Front {
         let parts = stream.into_parts().and_then(|(socket, parts)| {
             prepare_member_socket(&socket, NOTSENT_LOWAT)?;
             self.config.load().config.server.congestion.apply(&socket)?;
+            if is_card {
+                give_up_soon(&socket)?;
+            }
             Ok((socket, parts))
         });
         let (socket, Parts { layer, cipher }) = match parts {
@@ -438,6 +442,8 @@ struct Entry {
     worker: usize,
     conn: ConnId,
     direction: Direction,
+    /// The client is our card, which takes a reset well and comes back. Stock clients do not (protocol note §1.1).
+    is_card: bool,
     plain: Vec<u8>,
     home: Home,
 }

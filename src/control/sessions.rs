@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use crate::ids::{ConnId, HubId, MemberId, SessionId};
-use crate::tunnel::login::Direction;
+use crate::tunnel::login::{CARD_PRODUCT, Direction};
 
 /// Secret by which a client adds connections to its session.
 pub type SessionKey = [u8; 20];
@@ -97,6 +97,8 @@ pub struct Joined {
     pub conn: ConnId,
     /// Which way it carries data.
     pub direction: Direction,
+    /// The client is our card.
+    pub is_card: bool,
 }
 
 /// Sessions that live.
@@ -210,7 +212,8 @@ impl Sessions {
         }
         let direction = session.next_direction();
         session.conns.insert(conn, (peer, direction));
-        Ok(Joined { session: id, worker: session.worker, conn, direction })
+        let is_card = session.product == CARD_PRODUCT;
+        Ok(Joined { session: id, worker: session.worker, conn, direction, is_card })
     }
 
     /// Sessions of `member` in `hub`: those of the same installation, and how many others.

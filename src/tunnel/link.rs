@@ -14,17 +14,19 @@ use std::time::Duration;
 use super::buffer::SendBuf;
 use super::codec::Codec;
 use super::conn::{CarryPool, Conn};
-use super::deframe::Block;
 use super::egress::{BLOCK_BYTES_MAX, Outgoing, SEND_BYTES, SEND_BYTES_SHORT, SuperBlock};
 use super::fair::{Class, FairQueue, Scheduler};
 use super::pace::Pace;
+use super::parked::Parked;
 use super::queue::{self, Band, Cell, FramePool};
+use super::taker::Taker;
+pub use super::taker::{FrameSink, check_frame};
 use crate::ids::ConnKey;
 use crate::metrics::closes::CloseReason;
 use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::tls::record::RECORD_BYTES_MAX;
-use crate::wire::ethernet::{FRAME_BYTES_MAX, HEADER_BYTES};
+use crate::wire::ethernet::FRAME_BYTES_MAX;
 use crate::wire::flow::flow_hash;
 use crate::wire::super_frame::{SuperFrame, on_wire};
 
@@ -201,6 +203,9 @@ pub struct Carried {
 pub struct Link<S = FairQueue> {
     conns: Vec<LinkConn<S>>,
     settings: LinkSettings,
+    /// For a peer without connections.
+    parked: Parked,
+    /// All that wait, parked ones too.
     queued: usize,
     /// When anything was last received on any connection.
     heard: Tick,
@@ -230,13 +235,27 @@ impl<S: Scheduler> Link<S> {
     /// A session without connections, alive for its timeout from `now` on.
     pub fn new(settings: LinkSettings, now: Tick) -> Self {
         let random = settings.seed | 1;
-        Self { conns: Vec::new(), settings, queued: 0, heard: now, random, carried: Carried::default(), late: 0 }
+        Self {
+            conns: Vec::new(),
+            settings,
+            parked: Parked::default(),
+            queued: 0,
+            heard: now,
+            random,
+            carried: Carried::default(),
+            late: 0,
+        }
     }
 
-    /// Adds a connection. The first keep-alive is due at once (protocol note §5.3).
+    /// Adds a connection. The first keep-alive is due at once (protocol note §5.3), and so is what was kept for a peer who
+    /// had none: call [`Self::poll`].
+    ///
+    /// The others send one too: a peer who adds a connection may have lost another of which we know nothing, and what TCP
+    /// does not get acknowledged tells.
     pub fn attach(&mut self, key: ConnKey, mut conn: Box<Conn>, way: Way, now: Tick) {
         conn.allow_supers(self.settings.supers);
         let high = step(&mut self.random) >> 32;
+        self.conns.iter_mut().for_each(|conn| conn.keep_alive_at = now);
         self.heard = now;
         self.conns.push(LinkConn {
             key,
@@ -337,7 +356,7 @@ impl<S: Scheduler> Link<S> {
     fn place(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
         let chosen =
             if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(flow_hash(frame)) };
-        let Some(at) = chosen else { return Pushed::Dropped(DropReason::EgressNoConnection) };
+        let Some(at) = chosen else { return self.park(frame, pools) };
         let conn = &mut self.conns[at];
         if !conn.in_flight && conn.queue.is_empty() {
             let block = pools.deflater.block(frame, self.settings.compress);
@@ -436,6 +455,41 @@ impl<S: Scheduler> Link<S> {
         Pushed::Waiting { shed }
     }
 
+    /// Keeps `frame` for a peer who has lost all his connections, in place of the oldest one if there are many.
+    #[cold]
+    fn park(&mut self, frame: &[u8], pools: &mut Pools) -> Pushed {
+        if !self.conns.is_empty() {
+            return Pushed::Dropped(DropReason::EgressNoConnection);
+        }
+        let is_full = self.parked.is_full() && self.release_parked(pools);
+        if self.queued >= pools.frames.free() {
+            return Pushed::Dropped(DropReason::EgressPoolEmpty);
+        }
+        let Some(cell) = pools.frames.store(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
+        self.parked.push(&mut pools.frames, cell);
+        self.queued += 1;
+        // One is dropped: the oldest.
+        if is_full { Pushed::Dropped(DropReason::EgressNoConnection) } else { Pushed::Waiting { shed: 0 } }
+    }
+
+    fn release_parked(&mut self, pools: &mut Pools) -> bool {
+        let Some(cell) = self.parked.pop(&pools.frames) else { return false };
+        pools.frames.release(cell);
+        self.queued -= 1;
+        true
+    }
+
+    /// Gives back what is parked, and says how many frames are lost with it. To be called when the session ends, after its
+    /// connections were detached.
+    pub fn end(&mut self, pools: &mut Pools) -> u64 {
+        let mut lost = 0;
+        while self.release_parked(pools) {
+            lost += 1;
+        }
+        self.carried.dropped_out += lost;
+        lost
+    }
+
     /// Seals what was built for connection `key`, and of what waits as much as a buffer holds, and returns it to
     /// be sent: it counts as in flight until [`Self::sent`]. Nothing if a send is in flight already.
     ///
@@ -507,6 +561,7 @@ impl<S: Scheduler> Link<S> {
             return now + timeout;
         }
         let mut next = self.heard + timeout;
+        self.unpark(now, pools, due);
         for conn in &mut self.conns {
             if conn.conn.layer.key_exhausted() {
                 due.push(Due::Close(conn.key, CloseReason::KeyLimit));
@@ -540,6 +595,19 @@ impl<S: Scheduler> Link<S> {
             }
         }
         next
+    }
+
+    /// Has what is parked leave by the connection that has come.
+    fn unpark(&mut self, now: Tick, pools: &mut Pools, due: &mut Vec<Due>) {
+        let Some(conn) = self.conns.iter_mut().find(|conn| conn.way.send) else { return };
+        if self.parked.is_empty() {
+            return;
+        }
+        while let Some(cell) = self.parked.pop(&pools.frames) {
+            let class = class_of(pools.frames.frame(&cell));
+            conn.queue.push(&mut pools.frames, cell, class, now);
+        }
+        due.push(Due::Flush(conn.key));
     }
 
     /// Keys of the connections, oldest first.
@@ -625,72 +693,6 @@ pub struct Flushed {
     pub bytes: u64,
     /// Frames dropped since the last one because they had waited too long ([`DropReason::EgressLate`]).
     pub late: u64,
-}
-
-/// Who takes the frames of [`Link::receive`].
-pub trait FrameSink {
-    /// A frame of 14 to 1600 bytes.
-    fn frame(&mut self, frame: &[u8]);
-
-    /// A super-frame. Who cannot take it whole gets its segments.
-    fn super_frame(&mut self, frame: &SuperFrame<'_>) {
-        frame.cut(&mut |frame| self.frame(frame));
-    }
-
-    /// A block that is no frame.
-    fn dropped(&mut self, reason: DropReason);
-}
-
-/// Turns blocks into frames.
-struct Taker<'a, K> {
-    inflate: Option<(&'a mut Codec, &'a mut Box<[u8; FRAME_BYTES_MAX]>)>,
-    carried: &'a mut Carried,
-    sink: &'a mut K,
-}
-
-impl<K: FrameSink> Taker<'_, K> {
-    fn take(&mut self, block: Block<'_>) {
-        let bytes = match block {
-            Block::Data(bytes) => bytes,
-            Block::Super { bytes, segment_bytes } => return self.take_super(bytes, segment_bytes),
-            Block::KeepAlive => return,
-        };
-        let frame = match &mut self.inflate {
-            None => Ok(bytes),
-            Some((codec, inflated)) => codec.inflate(bytes, inflated).map(|len| &inflated[..len]),
-        };
-        match frame.and_then(|frame| check_frame(frame).map(|()| frame)) {
-            Ok(frame) => {
-                self.carried.frames_in += 1;
-                self.carried.bytes_in += frame.len() as u64;
-                self.sink.frame(frame);
-            }
-            Err(reason) => self.sink.dropped(reason),
-        }
-    }
-
-    #[inline(never)]
-    fn take_super(&mut self, bytes: &[u8], segment_bytes: u16) {
-        let Some(frame) = SuperFrame::new_checked(bytes, segment_bytes) else {
-            return self.sink.dropped(DropReason::FrameNotCuttable);
-        };
-        let (frames, bytes) = frame.on_wire();
-        self.carried.frames_in += frames;
-        self.carried.bytes_in += bytes;
-        self.sink.super_frame(&frame);
-    }
-}
-
-/// Whether `frame` has a length that the tunnel carries.
-///
-/// # Errors
-/// The reason to count it under.
-pub fn check_frame(frame: &[u8]) -> Result<(), DropReason> {
-    match frame.len() {
-        0..HEADER_BYTES => Err(DropReason::FrameTooShort),
-        HEADER_BYTES..=FRAME_BYTES_MAX => Ok(()),
-        _ => Err(DropReason::FrameTooLong),
-    }
 }
 
 /// What decides about the place of `frame`, or of a super-frame that begins with it, in a queue.

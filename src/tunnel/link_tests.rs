@@ -12,6 +12,7 @@ use crate::tls::layer::{Opened, RecordLayer, connected_pair};
 use crate::tls::record::record_len;
 use crate::tunnel::deframe::{self, Deframer};
 use crate::tunnel::egress::SEND_BYTES;
+use crate::tunnel::parked::PARKED_MAX;
 
 const SUITE: Suite = Suite::Tls13Aes128GcmSha256;
 const NOW: Tick = Tick::from_ms(1_000);
@@ -369,7 +370,46 @@ fn frames_are_lost_with_the_last_connection_and_counted() {
     }
     end.link.detach(ConnKey(0), NOW, &mut end.pools);
     assert_eq!((end.link.queued(), end.pools.frames.used(), end.link.carried().dropped_out), (0, 0, 5));
-    assert_eq!(end.push(&frame(1, 9, 60)), Pushed::Dropped(DropReason::EgressNoConnection));
+}
+
+#[test]
+fn who_comes_back_gets_the_latest_frames() {
+    let (mut end, _peer) = End::with_peer(settings());
+    end.link.detach(ConnKey(0), NOW, &mut end.pools);
+    let kept = u32::try_from(PARKED_MAX).unwrap();
+    for n in 0..kept + 7 {
+        let want = if n < kept { Pushed::Waiting { shed: 0 } } else { Pushed::Dropped(DropReason::EgressNoConnection) };
+        assert_eq!(end.push(&frame(1, n, 60)), want);
+    }
+    assert_eq!((end.link.queued(), end.link.carried().dropped_out), (PARKED_MAX, 7));
+    let mut client = End::new(settings());
+    let (ours, theirs) = connected_pair(SUITE, AeadBackend::AwsLc);
+    end.link.attach(ConnKey(1), Box::new(Conn::new(ours)), Way::BOTH, NOW);
+    client.link.attach(ConnKey(1), Box::new(Conn::new(theirs)), Way::BOTH, NOW);
+    assert!(end.poll(NOW).0.contains(&Due::Flush(ConnKey(1))));
+    let bytes = end.drain(1);
+    client.receive(1, &bytes, NOW).unwrap();
+    let numbers: Vec<u32> = client.got.frames.iter().map(|got| flow_and_number(got).1).collect();
+    assert_eq!(numbers, (7..kept + 7).collect::<Vec<_>>());
+    assert_eq!((end.link.queued(), end.pools.frames.used()), (0, 0));
+}
+
+#[test]
+fn whoever_adds_a_connection_hears_from_all() {
+    let (mut end, _peer) = End::with_peer(settings());
+    assert_eq!(end.keep_alive(NOW), 1);
+    assert_eq!(end.poll(NOW).0, []);
+    end.attach(1, Way::BOTH, NOW);
+    assert_eq!(end.keep_alive(NOW), 2);
+}
+
+#[test]
+fn the_end_gives_back_what_was_kept() {
+    let mut end = End::new(settings());
+    end.push(&frame(1, 0, 60));
+    assert_eq!(end.pools.frames.used(), 1);
+    assert_eq!(end.link.end(&mut end.pools), 1);
+    assert_eq!((end.link.queued(), end.pools.frames.used(), end.link.carried().dropped_out), (0, 0, 1));
 }
 
 #[derive(Clone, Debug)]

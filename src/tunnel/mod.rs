@@ -12,8 +12,10 @@ pub mod deframe;
 
 pub mod fair;
 pub mod pace;
+mod parked;
 pub mod queue;
 pub mod records;
+mod taker;
 
 pub mod egress;
 

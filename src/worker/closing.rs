@@ -155,7 +155,9 @@ impl<Io: StreamIo> Worker<Io> {
         for key in keys {
             self.close_conn(key, conn_reason);
         }
-        let Some(port) = self.fabric.close_port(id) else { return };
+        let Some(mut port) = self.fabric.close_port(id) else { return };
+        let lost = port.link.end(&mut self.fabric.pools);
+        self.fabric.counters.drop_frames(DropReason::EgressNoConnection, lost);
         self.fabric.counters.close(reason);
         let (session, carried) = (port.session, port.link.carried());
         (self.reports)(Report::SessionEnded { session, worker: self.fabric.index, reason, carried, at: self.now });

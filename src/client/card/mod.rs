@@ -234,7 +234,8 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
         for key in keys {
             self.lose(key, CloseReason::SessionEnded);
         }
-        if let Some(link) = self.link.take() {
+        if let Some(mut link) = self.link.take() {
+            link.end(&mut self.pools);
             self.carried = sum(self.carried, link.carried());
         }
     }

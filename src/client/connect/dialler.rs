@@ -23,7 +23,7 @@ use crate::client::dial::{DialError, Dialled, join, log_in};
 use crate::client::via::{self, Helper, Opened, Via, ViaError};
 use crate::client::wire::{Wire, WireError};
 use crate::sys::congestion::Congestion;
-use crate::sys::socket::prepare_member_socket;
+use crate::sys::socket::{give_up_soon, prepare_member_socket};
 use crate::sys::tcp::limit_retransmission_wait;
 use crate::sys::waker::Waker;
 use crate::tls::config::fingerprint;
@@ -46,6 +46,8 @@ pub(super) enum Order {
         session: u64,
         /// Longest time until the server's TCP answers.
         patience: Duration,
+        /// The server is of our kind.
+        is_ours: bool,
     },
 }
 
@@ -234,7 +236,9 @@ impl Calling {
                 Ok(entered) => Answer::Entered(Box::new(entered)),
                 Err(error) => Answer::NotEntered(error),
             },
-            Order::Join { key, session, patience } => Answer::Joined(session, self.join(&key, patience)),
+            Order::Join { key, session, patience, is_ours } => {
+                Answer::Joined(session, self.join(&key, patience, is_ours))
+            }
         }
     }
 
@@ -251,11 +255,19 @@ impl Calling {
     /// The error comes with what is known about the server that caused it.
     fn login_by(&mut self, secret: Secret) -> Result<Entered, (CallError, Standing)> {
         let called = self.call(PATIENCE).map_err(|error| (error, Standing::Unknown))?;
-        let standing = called.standing;
-        match self.enter(called, secret) {
-            Err(CallError::Dial(DialError::Redirected(to))) => self.follow(&to).map_err(|error| (error, standing)),
-            done => done.map_err(|error| (error, standing)),
-        }
+        let (standing, fingerprint) = (called.standing, called.fingerprint);
+        let entered = match self.enter(called, secret) {
+            Err(CallError::Dial(DialError::Redirected(to))) => self.follow(&to),
+            done => done,
+        };
+        let entered = entered.and_then(|entered| {
+            if standing == Standing::FirstSeen {
+                self.caller.identity.remember(&self.caller.server, &fingerprint)?;
+            }
+            // Of the server that was called: a member of its cluster is known only through it.
+            Ok(Entered { standing, fingerprint, ..entered })
+        });
+        entered.map_err(|error| (error, standing))
     }
 
     /// The member of the cluster must have the certificate that its controller names, so that it is known as well as that.
@@ -278,14 +290,12 @@ impl Calling {
             log_in(wire, &self.target().host, account, self.caller.wants)?;
         let suite = layer.suite();
         let way = Way { send: true, receive: !granted.half_duplex };
-        let line = Line { socket: self.caller.ready(socket), layer, plain, cipher, way };
-        if standing == Standing::FirstSeen {
-            self.caller.identity.remember(&self.caller.server, &fingerprint)?;
-        }
+        let socket = self.caller.ready(socket, granted.hello.is_ours());
+        let line = Line { socket, layer, plain, cipher, way };
         Ok(Entered { line, welcome: granted, path, suite, fingerprint, standing })
     }
 
-    fn join(&mut self, key: &[u8; 20], patience: Duration) -> Result<Box<Line<OwnedFd>>, CallError> {
+    fn join(&mut self, key: &[u8; 20], patience: Duration, is_ours: bool) -> Result<Box<Line<OwnedFd>>, CallError> {
         let Called { wire, .. } = self.call(patience)?;
         let Dialled { socket, layer, granted, plain, cipher } =
             join(wire, &self.target().host, key, self.caller.client.clone())?;
@@ -294,7 +304,7 @@ impl Calling {
             Direction::ToClient => Way { send: false, receive: true },
             Direction::ToServer => Way { send: true, receive: false },
         };
-        Ok(Box::new(Line { socket: self.caller.ready(socket), layer, plain, cipher, way }))
+        Ok(Box::new(Line { socket: self.caller.ready(socket, is_ours), layer, plain, cipher, way }))
     }
 
     fn target(&self) -> &Endpoint {
@@ -334,14 +344,17 @@ impl Calling {
 }
 
 impl Caller {
-    /// The socket as the card wants it.
-    fn ready(&self, socket: TcpStream) -> OwnedFd {
+    /// The socket as the card wants it. Servers of our kind take a connection that has gone without a word well.
+    fn ready(&self, socket: TcpStream, is_ours: bool) -> OwnedFd {
         // A stream that is no TCP has none of these, and does without.
         let _ = socket.set_read_timeout(None);
         let _ = socket.set_write_timeout(None);
         let _ = prepare_member_socket(&socket, NOTSENT_LOWAT);
         let _ = limit_retransmission_wait(&socket, RETRANSMISSION_WAIT);
         let _ = self.congestion.apply(&socket);
+        if is_ours {
+            let _ = give_up_soon(&socket);
+        }
         socket.into()
     }
 }

@@ -42,7 +42,7 @@ use crate::sys::signals;
 use crate::sys::tap::{Tap, TapError, TapSettings};
 use crate::sys::uring::{UringConfig, UringIo};
 use crate::sys::waker::Waker;
-use crate::tunnel::login::{ClientInfo, Wants};
+use crate::tunnel::login::{CARD_PRODUCT, ClientInfo, Wants};
 use crate::wire::ethernet::Mac;
 use crate::worker::io::StreamIo;
 
@@ -235,7 +235,7 @@ fn client_info(args: &ConnectArgs) -> ClientInfo {
     let os_version = system.map(|system| system.release().to_string_lossy().into_owned()).unwrap_or_default();
     let mut info = ClientInfo {
         // A name with "Server" or "Bridge" would make a bridge of the session (protocol note §3.4).
-        product: "Hublane Client".into(),
+        product: CARD_PRODUCT.into(),
         version: 100,
         build: 1,
         os_name: "Linux".into(),

@@ -37,7 +37,7 @@ impl Reporter {
     pub(super) fn state(&mut self, state: &str) {
         if self.sentences {
             self.shown = true;
-            print(&format!("{CLEAR}{state}"));
+            print(&state_line(state));
         }
     }
 
@@ -86,6 +86,13 @@ fn send(address: &OsStr, message: &str) -> io::Result<()> {
     UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address).map(|_| ())
 }
 
+/// The line in place of the one before. On a terminal that is too narrow it is cut off by the terminal itself (DECAWM off):
+/// of a line that was wrapped, only the last row would be overwritten. All that is cut off passes through the last column:
+/// the space at the end stays there.
+fn state_line(state: &str) -> String {
+    format!("{CLEAR}\x1b[?7l{state} \x1b[?7h")
+}
+
 /// Back to the left, and nothing behind.
 const CLEAR: &str = "\r\x1b[K";
 
@@ -116,6 +123,13 @@ mod tests {
         let back: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(back, json!({"event": "lost", "time": "1970-01-01T00:00:00Z", "reason": "a \"b\"\n"}));
         assert!(!text.contains('\n'));
+    }
+
+    #[test]
+    fn a_line_of_state_takes_one_row() {
+        let line = state_line("up");
+        assert!(line.starts_with("\r\x1b[K\x1b[?7l"), "{line:?}");
+        assert!(line.ends_with("up \x1b[?7h") && !line.contains('\n'), "{line:?}");
     }
 
     #[test]

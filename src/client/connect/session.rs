@@ -4,8 +4,10 @@
 //! * A session with fewer connections than wanted: add one at a time. Without any it still lives at the server for its
 //!   timeout; who comes back in time finds it as it was, and frames pass again without a login.
 //! * A connection whose bytes the server does not acknowledge is stuck. TCP itself would try again ever more seldom, so a
-//!   fresh one is called until the way is there again, and takes the place of the stuck one.
-//! * The server does not know the session (answer 13), or was silent for its timeout: log in.
+//!   fresh one is called until the way is there again, and takes the place of the stuck one. Between us and a server of our
+//!   kind the kernels give it up after a while, both (`crate::sys::socket`): what it still carried is too old then.
+//! * The server does not know the session (answer 13), was silent for its timeout, or ends what we attach to it at once: log
+//!   in.
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
@@ -73,12 +75,15 @@ struct Session {
     /// A connection was ordered.
     joining: bool,
     join_at: Tick,
+    /// How many connections in a row the server has ended as soon as they had come.
+    ended_at_once: u8,
     /// The server is of our kind: it takes a reset well.
     is_ours: bool,
 }
 
 struct Attached {
     key: ConnKey,
+    since: Tick,
     /// The same socket, to ask about; none where it is no TCP.
     probe: Option<OwnedFd>,
 }
@@ -245,9 +250,10 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             lines: Vec::new(),
             joining: false,
             join_at: self.now,
-            is_ours: welcome.hello.product.starts_with("Hublane"),
+            ended_at_once: 0,
+            is_ours: welcome.hello.is_ours(),
         };
-        attach(&mut self.card, &mut session, line).map_err(while_doing("watch a connection"))?;
+        attach(&mut self.card, &mut session, line, self.now).map_err(while_doing("watch a connection"))?;
         if standing == Standing::FirstSeen {
             let fields = json!({"fingerprint": hex(&fingerprint), "server": self.args.server.to_string()});
             let text = format!("first time at {}: fingerprint sha256:{}", self.args.server, hex(&fingerprint));
@@ -311,7 +317,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         session.join_at = self.now + JOIN_AGAIN;
         let error = match line {
             Ok(line) => {
-                let failed = attach(&mut self.card, session, *line).is_err();
+                let failed = attach(&mut self.card, session, *line, self.now).is_err();
                 session.join_at = if session.lines.len() > session.wanted { self.now + RECOVERY } else { self.now };
                 if failed {
                     return;
@@ -334,11 +340,20 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
     fn lost(&mut self, key: ConnKey, reason: CloseReason) {
         let State::Up(session) = &mut self.state else { return };
         let Some(at) = session.lines.iter().position(|line| line.key == key) else { return };
-        session.lines.remove(at);
+        let line = session.lines.remove(at);
         let left = session.lines.len();
+        let at_once = is_ended_at_once(reason, self.now.since(line.since));
+        session.ended_at_once = if at_once { session.ended_at_once.saturating_add(1) } else { 0 };
+        let is_spoiled = left == 0 && session.ended_at_once >= SPOILED;
+        if at_once {
+            session.join_at = session.join_at.max(self.now + JOIN_AGAIN);
+        }
         let fields = json!({"reason": reason.label(), "connections": left});
         let text = format!("a connection has ended, {left} left: {}", reason.help().trim());
         self.reporter.tell("lost", fields, &text);
+        if is_spoiled {
+            self.session_over("the server ends each connection of the session as soon as it has come");
+        }
     }
 
     /// The session has gone: a new one, at once if this one had lived for a while.
@@ -370,20 +385,20 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             a_second(carried.bytes_out, then.bytes_out)
         );
         let text = match &self.state {
-            State::Waiting { until } => format!("waiting, again in {} s", until.since(self.now).as_secs()),
+            State::Waiting { until } => format!("waiting, again in {} s", until.since(self.now).as_secs() + 1),
             State::LoggingIn => format!("calling {}", self.args.server),
             State::Up(session) => {
                 let infos: Vec<_> = session.infos().map(|(_, info)| info).collect();
                 let rtt = infos.iter().map(|info| info.rtt).min().unwrap_or_default();
                 let again: u32 = infos.iter().map(|info| info.retransmitted).sum();
                 format!(
-                    "{} | {rates} | {:.1} ms, {again} sent again | {} x {} | {} | {}",
+                    "{} | {} | {rates} | {:.1} ms, {again} sent again | {} x {} | {}",
                     session.name,
+                    span(self.now.since(session.since).as_secs()),
                     rtt.as_secs_f64() * 1e3,
                     session.lines.len(),
                     session.path,
                     session.cipher,
-                    span(self.now.since(session.since).as_secs()),
                 )
             }
         };
@@ -417,17 +432,25 @@ fn attach<Io: StreamIo<Socket = OwnedFd>>(
     card: &mut Card<Io, Tap>,
     session: &mut Session,
     line: Line<OwnedFd>,
+    now: Tick,
 ) -> std::io::Result<()> {
     // What is no TCP cannot be asked.
     let probe = line.socket.try_clone().ok().filter(|probe| tcp_info(probe).is_ok());
     let key = card.attach(line)?;
-    session.lines.push(Attached { key, probe });
+    session.lines.push(Attached { key, since: now, probe });
     Ok(())
 }
 
 fn order_join(session: &mut Session, dialler: &Dialler, patience: Duration) {
     session.joining = true;
-    dialler.order(Order::Join { key: session.key.clone(), session: session.number, patience });
+    let (key, is_ours) = (session.key.clone(), session.is_ours);
+    dialler.order(Order::Join { key, session: session.number, patience, is_ours });
+}
+
+/// Whether the server has ended a connection for no reason of that connection.
+fn is_ended_at_once(reason: CloseReason, lived: Duration) -> bool {
+    let by_peer = matches!(reason, CloseReason::PeerEof | CloseReason::PeerCloseNotify | CloseReason::SocketFailed);
+    by_peer && lived < AT_ONCE
 }
 
 /// The same login would be refused again.
@@ -501,6 +524,11 @@ const PATIENCE_STUCK: Duration = Duration::from_millis(1_500);
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
 /// For a stuck connection, once the way is there again; TCP itself tries every second.
 const RECOVERY: Duration = Duration::from_millis(1_100);
+/// Stock servers (5.01) that have seen one connection of a session end without close_notify, as a proxy's end makes it,
+/// take the error for one of the next, within 0.3 s, and so for ever (protocol note §1.1). Only a new session helps.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// So many in a row are no accident.
+const SPOILED: u8 = 2;
 /// See [`is_stuck`].
 const STUCK_TIMEOUTS: u8 = 3;
 const STUCK_SILENT: Duration = Duration::from_millis(1_500);
@@ -520,6 +548,20 @@ mod tests {
             assert_eq!(is_for_good(code), for_good, "{code}");
             let text = describe_refusal(&CallError::Dial(DialError::Refused(code)));
             assert!(text.contains(&format!("code {code}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_server_ends_a_connection_at_once() {
+        for (reason, lived_ms, want) in [
+            (CloseReason::PeerEof, 0, true),
+            (CloseReason::SocketFailed, 300, true),
+            (CloseReason::PeerCloseNotify, 999, true),
+            (CloseReason::PeerEof, 1_000, false),
+            (CloseReason::SessionEnded, 0, false),
+            (CloseReason::Timeout, 0, false),
+        ] {
+            assert_eq!(is_ended_at_once(reason, Duration::from_millis(lived_ms)), want, "{reason:?} {lived_ms}");
         }
     }
 

@@ -40,6 +40,9 @@ const NOOPS_MAX: u32 = 30;
 /// Most connections of a session.
 pub const CONNECTIONS_MAX: u8 = 32;
 
+/// What our card calls itself.
+pub const CARD_PRODUCT: &str = "Hublane Client";
+
 /// What a server tells about itself before the login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -49,6 +52,13 @@ pub struct Hello {
     pub version: u32,
     /// Build number.
     pub build: u32,
+}
+
+impl Hello {
+    /// A server of our kind.
+    pub fn is_ours(&self) -> bool {
+        self.product.starts_with("Hublane")
+    }
 }
 
 /// What a client tells about itself. None of it is proven; texts are for logs.
