@@ -11,6 +11,8 @@
 //! meanwhile tells it sooner than its own timer that the way is back. Without a session what the host sends is read and
 //! forgotten.
 //!
+//! In bridge mode loops are looked for (`loops.rs`).
+//!
 //! Closing a connection is what a worker does (`crate::worker`): what is in flight, close_notify, FIN, read on until the
 //! peer's, a second at most.
 #![forbid(unsafe_code)]
@@ -34,13 +36,17 @@ use crate::tunnel::link::{
 };
 use crate::wire::ethernet::HEADER_BYTES;
 use crate::wire::ipv4;
+use crate::wire::loop_probe::Side;
 use crate::wire::offload::Offload;
 use crate::worker::io::{CloseHow, Completion, StreamIo, Wait};
 
 mod cut;
+pub mod loops;
 
 #[cfg(test)]
 mod tests;
+
+use loops::{Loops, Passage, Place};
 
 /// The host's end of the card.
 pub trait Device {
@@ -90,6 +96,8 @@ pub enum News {
     Lost(ConnKey, CloseReason),
     /// Nothing came by any connection for the session's timeout.
     Expired,
+    /// There is a loop: the session must end. Nothing passes any more.
+    Loop(Place),
     /// A watched descriptor other than the device's has become readable.
     Ready(u8),
     /// Somebody rang.
@@ -157,7 +165,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
             // A session takes no more than half.
             pools: Pools::new(2 * (QUEUE_FRAMES + CUT_FRAMES_MAX)),
             scratch: Scratch::default(),
-            inward: Inward { device, burst: TxBurst::new(BURST_BYTES, true), refused: 0, failed: None },
+            inward: Inward { device, burst: TxBurst::new(BURST_BYTES, true), refused: 0, failed: None, loops: None },
             dirty: Vec::new(),
             due: Vec::new(),
             poll_at: now,
@@ -186,6 +194,12 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
     pub fn begin(&mut self, timeout: Duration, compress: bool, seed: u64) {
         let settings = LinkSettings { timeout, compress, queue_depth: QUEUE_FRAMES + CUT_FRAMES_MAX, seed };
         self.link = Some(Link::new(settings, self.now));
+        self.poll_at = self.now;
+    }
+
+    /// Looks for loops from now on, until the session ends.
+    pub fn watch_loops(&mut self, loops: Loops) {
+        self.inward.loops = Some(Box::new(loops));
         self.poll_at = self.now;
     }
 
@@ -219,9 +233,15 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
 
     /// Ends the session: closes its connections in good order.
     pub fn end(&mut self) {
+        self.end_because(CloseReason::SessionEnded);
+    }
+
+    /// The same, for another reason.
+    pub fn end_because(&mut self, reason: CloseReason) {
+        self.inward.loops = None;
         let keys: Vec<ConnKey> = self.link.iter().flat_map(Link::keys).collect();
         for key in keys {
-            self.lose(key, CloseReason::SessionEnded);
+            self.lose(key, reason);
         }
         if let Some(link) = self.link.take() {
             self.carried = sum(self.carried, link.carried());
@@ -275,6 +295,9 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
     /// If the device is gone.
     pub fn step(&mut self, now: Tick) -> io::Result<()> {
         self.now = now;
+        if let Some(loops) = &mut self.inward.loops {
+            loops.at(now);
+        }
         while let Some(completion) = self.io.next() {
             self.completed(completion);
         }
@@ -282,6 +305,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
         if self.readable {
             self.read_device()?;
         }
+        self.probe_loops()?;
         self.flush_all();
         if now >= self.poll_at {
             self.poll();
@@ -309,6 +333,21 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
                 self.counts.dropped_out += 1;
                 continue;
             };
+            let mut marked;
+            let frame = match &mut self.inward.loops {
+                Some(loops) if loops.concerns(frame) => match loops.look(Side::Lan, frame) {
+                    Passage::As => frame,
+                    Passage::Marked(probe) => {
+                        marked = probe;
+                        &mut marked[..]
+                    }
+                    Passage::Ends => {
+                        self.counts.dropped_out += 1;
+                        continue;
+                    }
+                },
+                _ => frame,
+            };
             let parts = cut::cut(frame, header, &mut |frame| {
                 if let Pushed::Building { key, first: true } = link.push(frame, now, pools) {
                     dirty.push(key);
@@ -316,6 +355,21 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
             });
             self.counts.dropped_out += u64::from(parts == 0);
         }
+        Ok(())
+    }
+
+    /// Sends the probes that are due, and tells the loop that was found.
+    fn probe_loops(&mut self) -> io::Result<()> {
+        let (now, frames) = (self.now, self.carried());
+        let Some(loops) = &mut self.inward.loops else { return Ok(()) };
+        self.news.extend(loops.found().map(News::Loop));
+        if let (Some(probes), Some(link)) = (loops.due(frames.frames_in + frames.frames_out), &mut self.link) {
+            self.inward.device.send(VnetHeader::default(), std::iter::once(&probes.into_lan[..]))?;
+            if let Pushed::Building { key, first: true } = link.push(&probes.into_hub, now, &mut self.pools) {
+                self.dirty.push(key);
+            }
+        }
+        self.poll_at = self.poll_at.min(loops.next());
         Ok(())
     }
 
@@ -489,6 +543,8 @@ struct Inward<D> {
     refused: u64,
     /// The device has failed.
     failed: Option<io::Error>,
+    /// In bridge mode.
+    loops: Option<Box<Loops>>,
 }
 
 impl<D: Device> Inward<D> {
@@ -515,6 +571,18 @@ impl<D: Device> Inward<D> {
 impl<D: Device> FrameSink for Inward<D> {
     #[inline]
     fn frame(&mut self, frame: &[u8]) {
+        let marked;
+        let frame = match &mut self.loops {
+            Some(loops) if loops.concerns(frame) => match loops.look(Side::Hub, frame) {
+                Passage::As => frame,
+                Passage::Marked(probe) => {
+                    marked = probe;
+                    &marked[..]
+                }
+                Passage::Ends => return,
+            },
+            _ => frame,
+        };
         if self.burst.is_half_full() {
             self.flush();
         }

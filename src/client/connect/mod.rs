@@ -200,6 +200,12 @@ fn mac(args: &ConnectArgs) -> Mac {
     })
 }
 
+/// Where probes for loops come from: not the card itself, whose frames a server may limit in a storm.
+fn probe_mac(args: &ConnectArgs) -> Mac {
+    let [a, b, c, d, e, ..] = account_id(args, "probe");
+    Mac([0x5e, a, b, c, d, e])
+}
+
 /// A number that this account on this machine always has, and no other: servers know by it who has come back.
 fn account_id(args: &ConnectArgs, purpose: &str) -> [u8; 32] {
     let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
