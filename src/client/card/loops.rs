@@ -5,7 +5,7 @@
 //!
 //! | sent into | came back from | place |
 //! |---|---|---|
-//! | LAN | LAN | the LAN itself |
+//! | LAN | LAN, again and again | the LAN itself |
 //! | hub, LAN | LAN, hub | a ring: LAN and hub are joined by another way, too |
 //! | hub | hub | among others in the hub |
 //!
@@ -14,6 +14,8 @@
 //! Bridges of other makes write nothing and never give way: then it is the card. Where another one should have given way
 //! and did not within [`PATIENCE`], or where the loop is among others, the card gives way, too, since its LAN would
 //! carry the storm.
+//!
+//! What bridges have learned in the storm may be wrong: the card says when they shall forget ([`Loops::take_stale`]).
 //!
 //! A card that comes back after a loop lets nothing pass but probes for [`GATE`]. Pure: time comes by [`Loops::at`].
 #![forbid(unsafe_code)]
@@ -87,10 +89,14 @@ pub struct Loops {
     frames: u64,
     /// Until when nothing passes but probes.
     gate: Option<Tick>,
+    /// Number of the last probe that has come back from the LAN to which it went, and how often it has.
+    circled: (u32, u8),
     /// Somebody else should give way: since when probes come back, and when the last one did.
     patience: Option<(Tick, Tick)>,
     found: Option<Place>,
     told: bool,
+    /// What bridges have learned may be wrong.
+    stale: bool,
 }
 
 impl Loops {
@@ -105,9 +111,11 @@ impl Loops {
             next_busy: now,
             frames: 0,
             gate: gated.then(|| now + GATE),
+            circled: (0, 0),
             patience: None,
             found: None,
             told: false,
+            stale: false,
         }
     }
 
@@ -115,6 +123,10 @@ impl Loops {
     pub(super) fn at(&mut self, now: Tick) {
         self.now = now;
         self.gate = self.gate.filter(|until| now < *until);
+        // Somebody else has given way.
+        if self.patience.take_if(|(_, last)| now.since(*last) >= FORGET).is_some() {
+            self.stale = true;
+        }
     }
 
     /// Whether [`Self::look`] has to see `frame`.
@@ -159,17 +171,28 @@ impl Loops {
             (Side::Hub, Side::Hub) => Place::Hub,
             _ => Place::Ring,
         };
+        if place == Place::Lan && !self.circles(probe.number) {
+            return;
+        }
         let now = self.now;
         let somebody_else = place == Place::Hub || probe.newest > self.leg;
         if somebody_else {
-            let (since, last) = self.patience.unwrap_or((now, now));
-            let since = if now.since(last) > FORGET { now } else { since };
+            self.stale |= self.patience.is_none();
+            let (since, _) = self.patience.unwrap_or((now, now));
             self.patience = Some((since, now));
             if now.since(since) < PATIENCE {
                 return;
             }
         }
         self.found.get_or_insert(place);
+    }
+
+    /// Whether probe `number`, which has come back from the LAN to which it went, does so for ever. Switches of virtual
+    /// machines and access points send some frames back once, which is no loop.
+    fn circles(&mut self, number: u32) -> bool {
+        let times = if self.circled.0 == number { self.circled.1.saturating_add(1) } else { 1 };
+        self.circled = (number, times);
+        times >= CIRCLES
     }
 
     /// The probes that are due where `frames` were carried so far.
@@ -190,6 +213,12 @@ impl Loops {
         self.next
     }
 
+    /// Whether bridges shall forget what they have learned of us: once when the loop is first seen that somebody else is to
+    /// end, and once when it has gone. Hosts beyond the ring would be looked for on its wrong side for minutes.
+    pub(super) fn take_stale(&mut self) -> bool {
+        std::mem::take(&mut self.stale)
+    }
+
     /// The loop that was found, once.
     pub(super) fn found(&mut self) -> Option<Place> {
         let found = self.found.filter(|_| !self.told)?;
@@ -206,10 +235,12 @@ const BUSY_FRAMES: u64 = 500;
 /// The newest leg sees its own probe within [`INTERVAL`], and has gone a moment later; with this a loop that it leaves
 /// alone is still found within 3 s.
 const PATIENCE: Duration = Duration::from_millis(1_800);
-/// A loop that was gone for so long is another one.
-const FORGET: Duration = Duration::from_millis(2_500);
+/// Without a probe that comes back for so long the loop has gone.
+const FORGET: Duration = Duration::from_millis(1_500);
 /// Three probes each way. Meanwhile the hub learns that the leg is there.
 const GATE: Duration = Duration::from_millis(2_500);
+/// Times that a probe comes back which circles in a LAN.
+const CIRCLES: u8 = 4;
 /// Probes sent since: older ones were under way too long to tell about the present.
 const RECENT: u32 = 32;
 /// Legs that a probe may pass: a ring of so many tunnels is found.
@@ -242,8 +273,8 @@ mod tests {
     #[derive(Default)]
     struct World {
         joints: Vec<Joint>,
-        /// LANs that hear everything twice that is said in them.
-        looped_lans: Vec<u8>,
+        /// LANs that hear everything so often that is said in them, those who said it, too.
+        looped_lans: Vec<(u8, usize)>,
         now: u64,
     }
 
@@ -263,9 +294,11 @@ mod tests {
             *steps -= 1;
             let place = |joint: &Joint| if side == Side::Lan { joint.lan } else { joint.hub };
             let here = place(&self.joints[from]);
-            for at in 0..self.joints.len() {
+            let copies = self.looped_lans.iter().find(|(lan, _)| side == Side::Lan && *lan == here);
+            let copies = copies.map_or(1, |(_, copies)| *copies);
+            for at in (0..copies).flat_map(|_| 0..self.joints.len()) {
                 let joint = &mut self.joints[at];
-                let itself = at == from && !(side == Side::Lan && self.looped_lans.contains(&here));
+                let itself = at == from && copies == 1;
                 if !joint.open || itself || place(joint) != here {
                     continue;
                 }
@@ -323,9 +356,13 @@ mod tests {
         let four = World::default().join(1, 1, Some(40)).join(2, 1, Some(30)).join(2, 2, Some(20)).join(1, 2, Some(10));
         // Two LANs with a cable between them: one network.
         let cable = World::default().join(1, 1, Some(10)).join(1, 1, Some(11));
-        for (mut world, want) in [(two, 1), (four, 0), (cable, 1)] {
+        for (mut world, want, stays) in [(two, 1, 0), (four, 0, 1), (cable, 1, 0)] {
             assert_eq!(world.run(1_200), [(want, Place::Ring)]);
+            let mut stale = || world.joints[stays].loops.as_mut().unwrap().take_stale();
+            assert!(stale() && !stale(), "as soon as it is seen");
             assert_eq!(world.run(20_000), [], "once is enough");
+            let mut stale = || world.joints[stays].loops.as_mut().unwrap().take_stale();
+            assert!(stale() && !stale(), "as soon as it has gone");
         }
     }
 
@@ -348,7 +385,9 @@ mod tests {
     fn a_loop_within_the_lan() {
         let mut world = World::default().join(1, 1, Some(10)).join(2, 1, Some(20));
         assert_eq!(world.run(2_000), []);
-        world.looped_lans.push(1);
+        world.looped_lans.push((1, 2));
+        assert_eq!(world.run(2_000), [], "a switch that sends back once");
+        world.looped_lans[0].1 = 9;
         let gone = world.run(3_000);
         assert_eq!(gone.first(), Some(&(0, Place::Lan)), "{gone:?}");
         assert_eq!(gone.len(), 1, "the other LAN has none: {gone:?}");
@@ -421,8 +460,8 @@ mod tests {
         assert!(!loops.concerns(&frame));
         // Behind the gate a loop is found like any other.
         let mut loops = Loops::new(leg(10), source(1), true, START);
-        let own = loops.due(0).unwrap().into_lan;
+        let own = loops.due(0).unwrap().into_hub;
         loops.look(Side::Lan, &own);
-        assert_eq!(loops.found(), Some(Place::Lan));
+        assert_eq!(loops.found(), Some(Place::Ring));
     }
 }

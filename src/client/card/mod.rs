@@ -98,6 +98,8 @@ pub enum News {
     Expired,
     /// There is a loop: the session must end. Nothing passes any more.
     Loop(Place),
+    /// What the bridge has learned of the device may be wrong.
+    Stale,
     /// A watched descriptor other than the device's has become readable.
     Ready(u8),
     /// Somebody rang.
@@ -363,6 +365,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
         let (now, frames) = (self.now, self.carried());
         let Some(loops) = &mut self.inward.loops else { return Ok(()) };
         self.news.extend(loops.found().map(News::Loop));
+        self.news.extend(loops.take_stale().then_some(News::Stale));
         if let (Some(probes), Some(link)) = (loops.due(frames.frames_in + frames.frames_out), &mut self.link) {
             self.inward.device.send(VnetHeader::default(), std::iter::once(&probes.into_lan[..]))?;
             if let Pushed::Building { key, first: true } = link.push(&probes.into_hub, now, &mut self.pools) {

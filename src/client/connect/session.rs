@@ -20,6 +20,7 @@ use super::backoff::Backoff;
 use super::dhcp::DhcpClient;
 use super::dialler::{Answer, CallError, Dialler, Entered, Order};
 use super::identity::{Standing, hex};
+use super::keeper::Keeper;
 use super::report::{Reporter, notify, rate, span};
 use super::{ConnectError, WATCH_SIGNALS, while_doing};
 use crate::client::card::loops::{Loops, Place};
@@ -49,6 +50,8 @@ pub(super) struct Life<'a, Io> {
     /// The program to start once the card is up.
     dhcp_program: Option<PathBuf>,
     dhcp: Option<DhcpClient>,
+    /// Wants to see what the DHCP client does.
+    keeper: Option<&'a mut Keeper>,
     seed: u64,
     now: Tick,
     look_at: Tick,
@@ -110,7 +113,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         args: &'a ConnectArgs,
         reporter: &'a mut Reporter,
         dialler: Dialler,
-        dhcp_program: Option<PathBuf>,
+        (dhcp_program, keeper): (Option<PathBuf>, Option<&'a mut Keeper>),
         seed: u64,
     ) -> Self {
         let now = monotonic();
@@ -124,6 +127,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             sessions: 0,
             dhcp_program,
             dhcp: None,
+            keeper,
             seed,
             now,
             look_at: now,
@@ -168,6 +172,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
                 News::Lost(key, reason) => self.lost(key, reason),
                 News::Expired => self.session_over("the server was silent for the session's timeout"),
                 News::Loop(place) => self.give_way(place),
+                News::Stale => self.make_bridge_forget(),
                 News::Ready(WATCH_SIGNALS) => self.told_to_stop = true,
                 News::Ready(_) | News::Woken => {}
             }
@@ -208,6 +213,9 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             self.look_at = now + LOOK;
             self.replace_stuck();
             self.show();
+            if let (Some(_), Some(keeper)) = (&self.dhcp, &mut self.keeper) {
+                keeper.look();
+            }
         }
     }
 
@@ -294,6 +302,12 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let started_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
         let leg = Leg { started_ms, token: u64::from_be_bytes(token) };
         self.card.watch_loops(Loops::new(leg, super::probe_mac(self.args), looped, self.now));
+    }
+
+    /// Else hosts that the storm has shown it in the wrong place are lost until they speak. Who may not do this has to wait
+    /// for that.
+    fn make_bridge_forget(&self) {
+        let _ = std::fs::write(format!("/sys/class/net/{}/brport/flush", self.card.device().name()), "1");
     }
 
     /// The card has found a loop: the other way stays.
