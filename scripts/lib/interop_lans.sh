@@ -299,6 +299,19 @@ storm() {
     echo $! >>"$RUN/load"
     disown $!
 }
+# flow FROM TO: bytes as fast as they go, for a minute.
+flow() {
+    ip netns exec "$(ns_host "$2")" setsid iperf3 -s -1 >/dev/null 2>&1 </dev/null &
+    echo $! >>"$RUN/load"
+    disown $!
+    within 5 listens "$2" || fail "iperf3 does not listen in $2"
+    ip netns exec "$(ns_host "$1")" setsid iperf3 -c "$(addr_host "$2")" -t 60 >/dev/null 2>&1 </dev/null &
+    echo $! >>"$RUN/load"
+    disown $!
+}
+listens() { [ -n "$(in_host "$1" ss -Hltn 'sport = :5201')" ]; }
+# server_cpu: seconds that the server has used.
+server_cpu() { awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); print ($12 + $13) / hz }' "/proc/$(cat "$RUN/$SERVER/pid")/stat"; }
 # frames HOST: that it has received.
 frames() { in_host "$1" cat /sys/class/net/eth0/statistics/rx_packets; }
 # quiet HOST: fewer than 50 frames reach it in a second.
@@ -345,18 +358,24 @@ lans_row_loop() {
     host_ping 2b 1b
 }
 
-# The two LANs are joined by a cable, too: one of the two legs gives way, and both LANs go on by the cable. When it is
-# pulled the leg comes back.
+# The two LANs are joined by a cable, too, while both are full of broadcasts and of a flow: one of the two legs gives way,
+# and both LANs go on by the cable.
 lans_row_loop_cable() {
     local t
     joined
     host_ping 1a 2a
-    storm 1b 500
+    storm 1b "${STORM:-10000}"
+    storm 2b "${STORM:-10000}"
+    flow 1a 2a
+    sleep 1
+    server_cpu >"$RUN/cpu"
     ip link add cable netns "$(ns_client 1)" type veth peer name cable netns "$(ns_client 2)"
     in_client 1 ip link set cable master br0 up
     in_client 2 ip link set cable master br0 up
     t=$(now)
     loop_found "$t" two ring
+    sleep 2
+    [ "$SERVER_KIND" = stock ] || detail "server $(awk -v a="$(cat "$RUN/cpu")" -v b="$(server_cpu)" -v s="$(since "$t")" 'BEGIN { printf "%.1f s of CPU in %.1f s", b - a, s }')"
     ! leg_has one loop || fail 'the other leg gave way, too'
     storm_ends 2b
     t=$(now)

@@ -8,7 +8,7 @@
 //! 22   leg             who has sent it: start of its session (ms since 1970), random token
 //! 38   newest leg      of those that it has passed, the sender among them
 //! 54   number          counted by the sender
-//! 58   sent into       0: LAN, 1: hub
+//! 58   sent into       0: LAN, 1: hub, 2: both, since its sender gives way
 //! 59   legs passed
 //! ```
 #![forbid(unsafe_code)]
@@ -49,8 +49,8 @@ pub struct LoopProbe {
     pub newest: Leg,
     /// Counted by the sender.
     pub number: u32,
-    /// By which side it has left its sender.
-    pub sent_into: Side,
+    /// By which side it has left its sender; `None`: by both, since that one has found a loop and gives way.
+    pub sent_into: Option<Side>,
     /// How many legs it has passed.
     pub passed: u8,
 }
@@ -63,8 +63,9 @@ impl LoopProbe {
             return None;
         }
         let sent_into = match frame[58] {
-            0 => Side::Lan,
-            1 => Side::Hub,
+            0 => Some(Side::Lan),
+            1 => Some(Side::Hub),
+            2 => None,
             _ => return None,
         };
         Some(Self {
@@ -89,7 +90,11 @@ impl LoopProbe {
             frame[at..at + 8].copy_from_slice(&word.to_be_bytes());
         }
         frame[54..58].copy_from_slice(&self.number.to_be_bytes());
-        frame[58] = u8::from(self.sent_into == Side::Hub);
+        frame[58] = match self.sent_into {
+            Some(Side::Lan) => 0,
+            Some(Side::Hub) => 1,
+            None => 2,
+        };
         frame[59] = self.passed;
         frame
     }
@@ -112,7 +117,7 @@ mod tests {
             leg: Leg { started_ms: 1_700_000_000_123, token: 0x1122_3344_5566_7788 },
             newest: Leg { started_ms: 1_700_000_009_999, token: 7 },
             number: 0xfeed_0001,
-            sent_into: Side::Hub,
+            sent_into: Some(Side::Hub),
             passed: 3,
         };
         let mut frame = probe.to_bytes(Mac([0x5e, 1, 2, 3, 4, 5])).to_vec();
@@ -126,6 +131,10 @@ mod tests {
             assert_eq!(LoopProbe::parse(&other), None, "byte {at}");
         }
         assert_eq!(LoopProbe::parse(&frame[..59]), None);
+        for sent_into in [Some(Side::Lan), None] {
+            let other = LoopProbe { sent_into, ..probe };
+            assert_eq!(LoopProbe::parse(&other.to_bytes(Mac::BROADCAST)), Some(other));
+        }
     }
 
     #[test]

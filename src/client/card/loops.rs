@@ -15,7 +15,8 @@
 //! and did not within [`PATIENCE`], or where the loop is among others, the card gives way, too, since its LAN would
 //! carry the storm.
 //!
-//! What bridges have learned in the storm may be wrong: the card says when they shall forget ([`Loops::take_stale`]).
+//! Who gives way says so to the others: what their bridges have learned may be wrong from then on
+//! ([`Loops::take_stale`]).
 //!
 //! A card that comes back after a loop lets nothing pass but probes for [`GATE`]. Pure: time comes by [`Loops::at`].
 #![forbid(unsafe_code)]
@@ -154,6 +155,7 @@ impl Loops {
             // Where three legs join the same two networks probes would multiply for ever.
             Some(probe) if probe.passed >= PASSED_MAX => Passage::Ends,
             Some(probe) => {
+                self.stale |= probe.sent_into.is_none();
                 let source = frame[6..].first_chunk().map_or(self.source, |mac| Mac(*mac));
                 let marked = LoopProbe { newest: probe.newest.max(self.leg), passed: probe.passed + 1, ..probe };
                 Passage::Marked(marked.to_bytes(source))
@@ -167,9 +169,10 @@ impl Loops {
             return;
         }
         let place = match (probe.sent_into, side) {
-            (Side::Lan, Side::Lan) => Place::Lan,
-            (Side::Hub, Side::Hub) => Place::Hub,
-            _ => Place::Ring,
+            (Some(Side::Lan), Side::Lan) => Place::Lan,
+            (Some(Side::Hub), Side::Hub) => Place::Hub,
+            (Some(_), _) => Place::Ring,
+            (None, _) => return,
         };
         if place == Place::Lan && !self.circles(probe.number) {
             return;
@@ -177,7 +180,6 @@ impl Loops {
         let now = self.now;
         let somebody_else = place == Place::Hub || probe.newest > self.leg;
         if somebody_else {
-            self.stale |= self.patience.is_none();
             let (since, _) = self.patience.unwrap_or((now, now));
             self.patience = Some((since, now));
             if now.since(since) < PATIENCE {
@@ -198,14 +200,17 @@ impl Loops {
     /// The probes that are due where `frames` were carried so far.
     pub(super) fn due(&mut self, frames: u64) -> Option<Probes> {
         let busy = frames.wrapping_sub(self.frames) >= BUSY_FRAMES;
-        if self.now < self.next_busy || (self.now < self.next && !busy) {
+        if self.found.is_some() || self.now < self.next_busy || (self.now < self.next && !busy) {
             return None;
         }
         (self.next, self.next_busy, self.frames) = (self.now + INTERVAL, self.now + INTERVAL_BUSY, frames);
         self.number = self.number.wrapping_add(1);
-        let probe = LoopProbe { leg: self.leg, newest: self.leg, number: self.number, sent_into: Side::Lan, passed: 0 };
-        let into_hub = LoopProbe { sent_into: Side::Hub, ..probe };
-        Some(Probes { into_lan: probe.to_bytes(self.source), into_hub: into_hub.to_bytes(self.source) })
+        Some(Probes { into_lan: self.probe(Some(Side::Lan)), into_hub: self.probe(Some(Side::Hub)) })
+    }
+
+    fn probe(&self, sent_into: Option<Side>) -> [u8; BYTES] {
+        let probe = LoopProbe { leg: self.leg, newest: self.leg, number: self.number, sent_into, passed: 0 };
+        probe.to_bytes(self.source)
     }
 
     /// When [`Self::due`] must be asked at the latest.
@@ -213,17 +218,17 @@ impl Loops {
         self.next
     }
 
-    /// Whether bridges shall forget what they have learned of us: once when the loop is first seen that somebody else is to
-    /// end, and once when it has gone. Hosts beyond the ring would be looked for on its wrong side for minutes.
+    /// Whether the bridge shall forget what it has learned of the device: somebody gives way, or has done so. Hosts beyond
+    /// the ring would be looked for on its wrong side for minutes.
     pub(super) fn take_stale(&mut self) -> bool {
         std::mem::take(&mut self.stale)
     }
 
-    /// The loop that was found, once.
-    pub(super) fn found(&mut self) -> Option<Place> {
+    /// The loop that was found, once, and what the others shall hear of it.
+    pub(super) fn found(&mut self) -> Option<(Place, Probes)> {
         let found = self.found.filter(|_| !self.told)?;
         self.told = true;
-        Some(found)
+        Some((found, Probes { into_lan: self.probe(None), into_hub: self.probe(None) }))
     }
 }
 
@@ -296,7 +301,8 @@ mod tests {
             let here = place(&self.joints[from]);
             let copies = self.looped_lans.iter().find(|(lan, _)| side == Side::Lan && *lan == here);
             let copies = copies.map_or(1, |(_, copies)| *copies);
-            for at in (0..copies).flat_map(|_| 0..self.joints.len()) {
+            let joints = self.joints.len();
+            for at in (0..copies).flat_map(|_| 0..joints) {
                 let joint = &mut self.joints[at];
                 let itself = at == from && copies == 1;
                 if !joint.open || itself || place(joint) != here {
@@ -324,18 +330,23 @@ mod tests {
                 let Some(loops) = joint.loops.as_mut().filter(|_| joint.open) else { continue };
                 loops.at(now);
                 if let Some(probes) = loops.due(0) {
-                    let mut steps = 5_000;
+                    let mut steps = 400;
                     self.carry(at, Side::Lan, &probes.into_lan, &mut steps);
                     self.carry(at, Side::Hub, &probes.into_hub, &mut steps);
                 }
             }
             for (at, joint) in self.joints.iter_mut().enumerate() {
-                if let Some(place) = joint.loops.as_mut().and_then(Loops::found) {
+                if let Some((place, last)) = joint.loops.as_mut().and_then(Loops::found) {
                     joint.open = false;
-                    gone.push((at, place));
+                    gone.push((at, place, last));
                 }
             }
-            gone
+            for (at, _, last) in &gone {
+                let mut steps = 400;
+                self.carry(*at, Side::Lan, &last.into_lan, &mut steps);
+                self.carry(*at, Side::Hub, &last.into_hub, &mut steps);
+            }
+            gone.into_iter().map(|(at, place, _)| (at, place)).collect()
         }
 
         fn run(&mut self, ms: u64) -> Vec<(usize, Place)> {
@@ -359,10 +370,8 @@ mod tests {
         for (mut world, want, stays) in [(two, 1, 0), (four, 0, 1), (cable, 1, 0)] {
             assert_eq!(world.run(1_200), [(want, Place::Ring)]);
             let mut stale = || world.joints[stays].loops.as_mut().unwrap().take_stale();
-            assert!(stale() && !stale(), "as soon as it is seen");
+            assert!(stale() && !stale(), "who stays hears of it");
             assert_eq!(world.run(20_000), [], "once is enough");
-            let mut stale = || world.joints[stays].loops.as_mut().unwrap().take_stale();
-            assert!(stale() && !stale(), "as soon as it has gone");
         }
     }
 
@@ -400,6 +409,20 @@ mod tests {
         assert_eq!(world.run(1_500), [(0, Place::Hub)]);
     }
 
+    /// Nobody says that he gives way, but the loop has gone.
+    #[test]
+    fn when_a_loop_has_gone_the_bridge_forgets() {
+        let mut loops = Loops::new(leg(10), source(1), false, START);
+        loops.at(START);
+        let probe = LoopProbe::parse(&loops.due(0).unwrap().into_hub).unwrap();
+        let back = LoopProbe { newest: leg(99), passed: 1, ..probe }.to_bytes(source(1));
+        loops.look(Side::Lan, &back);
+        loops.at(START + Duration::from_millis(1_400));
+        assert!(!loops.take_stale());
+        loops.at(START + Duration::from_millis(1_500));
+        assert!(loops.take_stale() && !loops.take_stale());
+    }
+
     /// The newest leg sees nothing, for it is of another make in disguise: the other one does not wait for ever.
     #[test]
     fn who_does_not_give_way_is_not_waited_for() {
@@ -410,9 +433,13 @@ mod tests {
             let probe = LoopProbe::parse(&frame).unwrap();
             let back = LoopProbe { newest: leg(99), passed: 1, ..probe }.to_bytes(source(1));
             assert_eq!(loops.look(Side::Lan, &back), Passage::Ends);
-            assert_eq!(loops.found(), if ms < 1_800 { None } else { Some(Place::Ring) }, "{ms} ms");
+            assert_eq!(
+                loops.found().map(|(place, _)| place),
+                if ms < 1_800 { None } else { Some(Place::Ring) },
+                "{ms} ms"
+            );
         }
-        assert_eq!(loops.found(), None, "told once");
+        assert!(loops.found().is_none(), "told once");
         assert_eq!(loops.look(Side::Lan, &[0; 60]), Passage::Ends, "nothing passes any more");
     }
 
@@ -424,11 +451,12 @@ mod tests {
             loops.at(START + INTERVAL * u32::try_from(n).unwrap());
             loops.due(0).unwrap();
         }
-        assert_eq!((loops.look(Side::Lan, &old), loops.found()), (Passage::Ends, None));
+        assert!(loops.look(Side::Lan, &old) == Passage::Ends && loops.found().is_none());
         let other = Loops::new(leg(11), source(2), false, START).due(0).unwrap().into_hub;
         let Passage::Marked(marked) = loops.look(Side::Hub, &other) else { panic!("not passed on") };
         let marked = LoopProbe::parse(&marked).unwrap();
-        assert_eq!((marked.newest, marked.passed, loops.found()), (leg(11), 1, None));
+        assert_eq!((marked.newest, marked.passed), (leg(11), 1));
+        assert!(loops.found().is_none() && !loops.take_stale());
         // The experiment of somebody else.
         let mut foreign = other;
         foreign[14] = 0;
@@ -462,6 +490,6 @@ mod tests {
         let mut loops = Loops::new(leg(10), source(1), true, START);
         let own = loops.due(0).unwrap().into_hub;
         loops.look(Side::Lan, &own);
-        assert_eq!(loops.found(), Some(Place::Ring));
+        assert_eq!(loops.found().map(|(place, _)| place), Some(Place::Ring));
     }
 }

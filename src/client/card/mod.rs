@@ -364,9 +364,15 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
     fn probe_loops(&mut self) -> io::Result<()> {
         let (now, frames) = (self.now, self.carried());
         let Some(loops) = &mut self.inward.loops else { return Ok(()) };
-        self.news.extend(loops.found().map(News::Loop));
         self.news.extend(loops.take_stale().then_some(News::Stale));
-        if let (Some(probes), Some(link)) = (loops.due(frames.frames_in + frames.frames_out), &mut self.link) {
+        let probes = match loops.found() {
+            Some((place, last)) => {
+                self.news.push(News::Loop(place));
+                Some(last)
+            }
+            None => loops.due(frames.frames_in + frames.frames_out),
+        };
+        if let (Some(probes), Some(link)) = (probes, &mut self.link) {
             self.inward.device.send(VnetHeader::default(), std::iter::once(&probes.into_lan[..]))?;
             if let Pushed::Building { key, first: true } = link.push(&probes.into_hub, now, &mut self.pools) {
                 self.dirty.push(key);

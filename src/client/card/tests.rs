@@ -279,7 +279,9 @@ fn a_probe_that_comes_back_is_told() {
     card.inward.device.sends.push_back(segment(100));
     peer.send(&[segment(100).1], START);
     turns(&mut card, START);
-    assert!(peer.receive(START).unwrap().is_empty() && card.inward.device.got.is_empty());
+    let last = |frame: &[u8]| LoopProbe::parse(frame).is_some_and(|probe| probe.sent_into.is_none());
+    let (into_hub, into_lan) = (peer.receive(START).unwrap(), std::mem::take(&mut card.inward.device.got));
+    assert!(into_hub.len() == 1 && last(&into_hub[0]) && into_lan.len() == 1 && last(&into_lan[0].1));
     card.end_because(CloseReason::BridgeLoop);
     turns(&mut card, START);
     assert_eq!(peer.receive(START).unwrap_err(), CloseReason::PeerCloseNotify);

@@ -402,7 +402,7 @@ mod tests {
                 "addr add 10.0.0.5/24 dev hub0",
                 "link set hub0 up",
                 "link add br0 type bridge",
-                "link add eth0 type dummy",
+                "link add eth0 type veth peer name eth1",
                 "addr add 192.0.2.9/24 dev eth0",
                 "link set eth0 up",
                 "route add default via 192.0.2.1 dev eth0 metric 7",
