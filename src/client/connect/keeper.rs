@@ -4,6 +4,9 @@
 //! DHCP clients write `/etc/resolv.conf` and leave it so. What is there is written down before any change, in a file of
 //! the state directory; at the end it is put back, and the file goes. Whoever finds that file at the start comes after a
 //! crash, and does it then. What somebody else has changed meanwhile stays as it is.
+//!
+//! Network namespaces may each have a device of the same name, and share that directory: a file belongs to a process, and
+//! as long as that one runs nobody touches it.
 #![forbid(unsafe_code)]
 
 use std::fs::DirBuilder;
@@ -20,8 +23,8 @@ use crate::control::state::files;
 /// Where things stand.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
-    /// What is written down.
-    pub(super) note: PathBuf,
+    /// Where it is written down.
+    pub(super) folder: PathBuf,
     /// The file with name servers.
     pub(super) resolver: PathBuf,
     /// Name of the device.
@@ -32,6 +35,7 @@ pub(super) struct Places {
 #[derive(Debug)]
 pub(super) struct Keeper {
     places: Places,
+    note: PathBuf,
     found: Found,
     done: bool,
 }
@@ -39,8 +43,10 @@ pub(super) struct Keeper {
 /// As it stands in the file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Found {
-    /// Which start of the machine it was: addresses and routes do not outlive it.
-    boot: String,
+    /// When the process has started, in ticks of the kernel: its number may be somebody else's meanwhile.
+    started: u64,
+    /// Which start of the machine and which namespace it was: addresses and routes do not outlive them.
+    place: String,
     /// With a DHCP client.
     resolver: Option<Resolver>,
     /// What the file said when it was last looked at while the client ran.
@@ -76,13 +82,15 @@ impl Keeper {
         if !dhcp && device.is_none() {
             return Ok(None);
         }
-        let mut found = Found { boot: boot(), device, ..Found::default() };
+        let me = std::process::id();
+        let mut found = Found { started: started(me).unwrap_or(0), place: place(), device, ..Found::default() };
         if dhcp {
             let read = resolver(&places.resolver);
             found.resolver = Some(read.map_err(|error| failed(&places.resolver, "read", &error))?);
             found.routes = default_routes(&places.device);
         }
-        let keeper = Self { places, found, done: false };
+        let note = places.folder.join(format!("restore-{}-{me}.json", places.device));
+        let keeper = Self { places, note, found, done: false };
         keeper.write_down()?;
         Ok(Some(keeper))
     }
@@ -92,15 +100,18 @@ impl Keeper {
     /// # Errors
     /// If what it has written down cannot be read.
     pub(super) fn after_crash(places: &Places) -> Result<Vec<String>, String> {
-        let read = match std::fs::read(&places.note) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            read => read.map_err(|error| failed(&places.note, "read", &error))?,
-        };
-        let found: Found = serde_json::from_slice(&read).map_err(|error| {
-            format!("{} is no note of a run before ({error}); see what it says, and remove it", places.note.display())
-        })?;
-        let mut keeper = Self { places: places.clone(), found, done: false };
-        Ok(keeper.put_back(true))
+        let mut said = Vec::new();
+        for (process, note) in notes(places)? {
+            let read = std::fs::read(&note).map_err(|error| failed(&note, "read", &error))?;
+            let found: Found = serde_json::from_slice(&read).map_err(|error| {
+                format!("{} is no note of a run before ({error}); see what it says, and remove it", note.display())
+            })?;
+            if started(process) != Some(found.started) {
+                let mut keeper = Self { places: places.clone(), note, found, done: false };
+                said.extend(keeper.put_back(true));
+            }
+        }
+        Ok(said)
     }
 
     /// Looks at what the DHCP client has made of the name servers.
@@ -126,12 +137,12 @@ impl Keeper {
         if self.put_back_resolver(crashed) {
             said.push(self.places.resolver.display().to_string());
         }
-        if self.found.boot == boot() {
+        if self.found.place == place() {
             self.put_back_device(&mut said);
             self.put_back_routes(&mut said);
         }
         // It would only be found again, and do no more harm than now.
-        let _ = std::fs::remove_file(&self.places.note);
+        let _ = std::fs::remove_file(&self.note);
         said
     }
 
@@ -182,12 +193,10 @@ impl Keeper {
     }
 
     fn write_down(&self) -> Result<(), String> {
-        let note = &self.places.note;
+        let (note, folder) = (&self.note, &self.places.folder);
         let text = serde_json::to_vec_pretty(&self.found).map_err(|error| error.to_string())?;
-        if let Some(folder) = note.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-            made.map_err(|error| failed(folder, "make", &error))?;
-        }
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|error| failed(folder, "make", &error))?;
         files::replace(note, &text).map_err(|error| error.to_string())
     }
 }
@@ -204,8 +213,32 @@ fn failed(path: &Path, doing: &str, error: &io::Error) -> String {
     format!("cannot {doing} {}: {error}", path.display())
 }
 
-fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+/// What runs before have written down about the device, with the numbers of their processes.
+fn notes(places: &Places) -> Result<Vec<(u32, PathBuf)>, String> {
+    let entries = match std::fs::read_dir(&places.folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| failed(&places.folder, "read", &error))?,
+    };
+    let prefix = format!("restore-{}-", places.device);
+    let note = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let process = name.strip_prefix(&prefix)?.strip_suffix(".json")?.parse().ok()?;
+        Some((process, entry.path()))
+    };
+    Ok(entries.filter_map(|entry| note(entry.ok()?)).collect())
+}
+
+/// When this process has started; `None` if there is none.
+fn started(process: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // proc(5): the second field is a name in parentheses, which may have any in it; starttime is the 22nd.
+    stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()
+}
+
+fn place() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = std::fs::read_link("/proc/thread-self/ns/net").unwrap_or_default();
+    format!("{} {}", boot.trim(), namespace.display())
 }
 
 fn resolver(file: &Path) -> io::Result<Resolver> {
@@ -292,15 +325,18 @@ mod tests {
     use super::*;
 
     fn places(dir: &Path) -> Places {
-        Places {
-            note: dir.join("state/restore-hub0.json"),
-            resolver: dir.join("resolv.conf"),
-            device: "no-such-device".into(),
-        }
+        Places { folder: dir.join("state"), resolver: dir.join("resolv.conf"), device: "no-such-device".into() }
     }
 
-    fn crash(keeper: Keeper) {
+    /// As if the process were another one, which has gone.
+    fn crash(mut keeper: Keeper) {
+        keeper.found.started += 1;
+        keeper.write_down().unwrap();
         std::mem::forget(keeper);
+    }
+
+    fn notes_left(places: &Places) -> usize {
+        std::fs::read_dir(&places.folder).unwrap().count()
     }
 
     #[test]
@@ -309,17 +345,18 @@ mod tests {
         let places = places(dir.path());
         std::fs::write(&places.resolver, "nameserver 192.0.2.1\n").unwrap();
         let mut keeper = Keeper::begin(places.clone(), true).unwrap().unwrap();
-        assert!(places.note.exists());
+        assert_eq!(notes_left(&places), 1);
         std::fs::write(&places.resolver, "nameserver 10.0.0.1\n").unwrap();
+        assert!(Keeper::after_crash(&places).unwrap().is_empty(), "its process is still there");
         keeper.look();
         // A later lease.
         std::fs::write(&places.resolver, "nameserver 10.0.0.2\n").unwrap();
         assert_eq!(keeper.end(), [places.resolver.display().to_string()]);
         assert_eq!(std::fs::read_to_string(&places.resolver).unwrap(), "nameserver 192.0.2.1\n");
-        assert!(!places.note.exists());
+        assert_eq!(notes_left(&places), 0);
         // Nothing changed, nothing said; dropped is as good as ended.
         drop(Keeper::begin(places.clone(), true).unwrap().unwrap());
-        assert!(!places.note.exists());
+        assert_eq!(notes_left(&places), 0);
         assert!(Keeper::after_crash(&places).unwrap().is_empty());
     }
 
@@ -341,11 +378,14 @@ mod tests {
                 std::fs::write(&places.resolver, later).unwrap();
             }
             assert_eq!(Keeper::after_crash(&places).unwrap().len(), usize::from(later.is_none()));
-            assert_eq!((text().as_str(), places.note.exists()), (want, false));
+            assert_eq!((text().as_str(), notes_left(&places)), (want, 0));
         }
-        std::fs::write(&places.note, "{").unwrap();
+        let note = places.folder.join(format!("restore-{}-7.json", places.device));
+        std::fs::write(&note, "{").unwrap();
         let error = Keeper::after_crash(&places).unwrap_err();
-        assert!(error.contains("restore-hub0.json"), "{error}");
+        assert!(error.contains(&note.display().to_string()), "{error}");
+        let other = Places { device: "no-such".into(), ..places };
+        assert!(Keeper::after_crash(&other).unwrap().is_empty(), "of another device");
     }
 
     #[test]

@@ -170,11 +170,8 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
 /// Puts back what a run before could not, and writes down what this one is going to change. The device is ours already:
 /// that run has ended.
 fn keep(args: &ConnectArgs, reporter: &mut Reporter) -> Result<Option<Keeper>, ConnectError> {
-    let places = Places {
-        note: state::default_path().join(format!("restore-{}.json", args.device)),
-        resolver: "/etc/resolv.conf".into(),
-        device: args.device.clone(),
-    };
+    let places =
+        Places { folder: state::default_path(), resolver: "/etc/resolv.conf".into(), device: args.device.clone() };
     tell_restored(reporter, Keeper::after_crash(&places).map_err(ConnectError::Device)?);
     Keeper::begin(places, args.dhcp).map_err(ConnectError::Device)
 }
