@@ -534,7 +534,11 @@ vpnbridge_unpack() {
     [ ! -e "$dir/vpnbridge" ] || return 0
     note 'fetching the stock bridge'
     tmp=$(mktemp -d "$CACHE/vpnbridge.XXXXXX")
-    (cd "$tmp" && apt-get download -qq softether-vpnbridge) >"$tmp/said" 2>&1 || fail "apt-get: $(cat "$tmp/said")"
+    {
+        cd "$tmp"
+        apt-get download -qq softether-vpnbridge || { apt-get update -qq && apt-get download -qq softether-vpnbridge; }
+        cd - >/dev/null
+    } >"$tmp/said" 2>&1 || fail "apt-get: $(cat "$tmp/said")"
     dpkg -x "$tmp"/*.deb "$tmp/root"
     # Whoever comes second keeps the first one's.
     mv -T "$tmp/root/usr/libexec/softether/vpnbridge" "$dir" 2>/dev/null || [ -e "$dir/vpnbridge" ]
