@@ -102,7 +102,7 @@ def storm(device, seconds, rate):
     begin, sent = time.monotonic(), 0
     while (passed := time.monotonic() - begin) < float(seconds):
         while sent < passed * float(rate):
-            s.send(b"\xff" * 6 + source + b"\x88\xb6" + sent.to_bytes(4, "big") + bytes(100))
+            s.send(b"\xff" * 6 + source + b"\x88\xb5" + sent.to_bytes(4, "big") + bytes(100))
             sent += 1
         time.sleep(0.005)
 

@@ -9,6 +9,7 @@
 
 use crate::tick::Tick;
 use crate::wire::ethernet::FRAME_BYTES_MAX;
+use crate::wire::loop_probe;
 
 /// Longest thing a cell holds: a frame, with room for a VLAN tag.
 pub const CELL_BYTES: usize = FRAME_BYTES_MAX + 4;
@@ -116,8 +117,9 @@ impl Band {
     pub fn of(frame: &[u8]) -> Self {
         const ICMP: u8 = 1;
         match frame.get(12..24) {
+            Some([0x08, 0x06, ..]) => Band::Priority,
             // A probe for loops must be through before the storm is (`crate::wire::loop_probe`).
-            Some([0x08, 0x06, ..] | [0x88, 0xb5, ..]) => Band::Priority,
+            Some([0x88, 0xb6, ..]) if frame[..6] == loop_probe::GROUP.0 => Band::Priority,
             Some([0x08, 0x00, _, tos, .., protocol]) => {
                 let dscp = tos & 0xfc;
                 let short_icmp = *protocol == ICMP && frame.len() <= 128;
@@ -266,8 +268,10 @@ mod tests {
         let mut arp = [0; 42];
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
         assert_eq!(Band::of(&arp), Band::Priority);
-        let mut probe = [0; crate::wire::loop_probe::BYTES];
-        probe[12..14].copy_from_slice(&crate::wire::loop_probe::ETHERTYPE);
+        let mut probe = [0; loop_probe::BYTES];
+        probe[12..14].copy_from_slice(&loop_probe::ETHERTYPE);
+        assert_eq!(Band::of(&probe), Band::Normal);
+        probe[..6].copy_from_slice(&loop_probe::GROUP.0);
         assert_eq!(Band::of(&probe), Band::Priority);
         assert_eq!(Band::of(&[0; 14]), Band::Normal);
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! 0    group address   03-48-4c-6c-6f-70, locally administered: every bridge forwards it
 //! 6    source          an address of its own, so that limits by address know it apart
-//! 12   EtherType       88b5, IEEE 802 local experimental 1
+//! 12   EtherType       88b6, IEEE 802 local experimental 2 (1 is what load generators use, ours too)
 //! 14   "HLloop", 0, 1  whose experiment it is, and its version
 //! 22   leg             who has sent it: start of its session (ms since 1970), random token
 //! 38   newest leg      of those that it has passed, the sender among them
@@ -17,8 +17,8 @@ use super::ethernet::Mac;
 
 /// Where probes go.
 pub const GROUP: Mac = Mac([0x03, 0x48, 0x4c, 0x6c, 0x6f, 0x70]);
-/// IEEE 802 "local experimental 1", as it stands in a frame.
-pub const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
+/// IEEE 802 "local experimental 2", as it stands in a frame.
+pub const ETHERTYPE: [u8; 2] = [0x88, 0xb6];
 /// The shortest frame of Ethernet: nobody pads it.
 pub const BYTES: usize = 60;
 

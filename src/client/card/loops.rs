@@ -138,7 +138,7 @@ impl Loops {
 
     /// A loop was found, or there was one before and it is not known yet whether it has gone.
     #[inline]
-    fn is_shut(&self) -> bool {
+    pub(super) fn is_shut(&self) -> bool {
         self.gate.is_some() || self.found.is_some()
     }
 
