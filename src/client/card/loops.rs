@@ -16,9 +16,9 @@
 //! carry the storm.
 //!
 //! Who gives way says so to the others: what their bridges have learned may be wrong from then on
-//! ([`Loops::take_stale`]).
+//! (`Loops::take_stale`).
 //!
-//! A card that comes back after a loop lets nothing pass but probes for [`GATE`]. Pure: time comes by [`Loops::at`].
+//! A card that comes back after a loop lets nothing pass but probes for [`GATE`]. Pure: time comes by `Loops::at`.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
