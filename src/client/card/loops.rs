@@ -12,13 +12,13 @@
 //! Whatever makes the ring, one leg less is enough. Cards that a probe passes on its way write themselves into it if they
 //! are newer than those before: so each card in a ring learns whether it is the newest one, and only that one gives way.
 //! Bridges of other makes write nothing and never give way: then it is the card. Where another one should have given way
-//! and did not within [`PATIENCE`], or where the loop is among others, the card gives way, too, since its LAN would
+//! and did not within `PATIENCE`, or where the loop is among others, the card gives way, too, since its LAN would
 //! carry the storm.
 //!
 //! Who gives way says so to the others: what their bridges have learned may be wrong from then on
 //! (`Loops::take_stale`).
 //!
-//! A card that comes back after a loop lets nothing pass but probes for [`GATE`]. Pure: time comes by `Loops::at`.
+//! A card that comes back after a loop lets nothing pass but probes for `GATE`. Pure: time comes by `Loops::at`.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
