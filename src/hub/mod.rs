@@ -42,6 +42,7 @@ use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::wire::ethernet::{FRAME_BYTES_MAX, Frame, Mac};
 use crate::wire::kinds::Kinds;
+use crate::wire::loop_probe;
 use crate::wire::vlan::{self, Tagging};
 
 use fdb::{Claim, Key, Learned};
@@ -134,7 +135,7 @@ fn switch(
             None => unknown_scope(shared, settings.bits)?,
         }
     };
-    flood(shared, view, FrameMeta { scope, ..meta }, settings.floods_per_sec, now)
+    flood(shared, view, FrameMeta { scope, ..meta }, frame.dst(), settings.floods_per_sec, now)
 }
 
 /// 5. flood
@@ -143,6 +144,7 @@ fn flood(
     shared: &HubShared,
     view: &mut HubView,
     meta: FrameMeta,
+    dst: Mac,
     floods_per_sec: u32,
     now: Tick,
 ) -> Result<Verdict, DropReason> {
@@ -153,7 +155,11 @@ fn flood(
     if quiet && kinds.is_some_and(|kinds| kinds.intersects(Kinds::CHATTER)) {
         return Err(DropReason::HubChatter);
     }
-    if view.own(port).is_some_and(|own| !own.storm.allow(floods_per_sec, now)) {
+    if let Some(own) = view.own(port)
+        && !own.storm.allow(floods_per_sec, now)
+        // What finds the loop must not drown in its storm.
+        && !(dst == loop_probe::GROUP && own.probes.allow(PROBES_PER_SEC, now))
+    {
         return Err(DropReason::HubStorm);
     }
     Ok(Verdict::Flood(FrameMeta { scope, ..meta }))
@@ -191,7 +197,8 @@ fn classify_vlan(pvid: u16, frame: Frame<'_>) -> Result<(u16, bool), DropReason>
 #[inline]
 fn group_scope(shared: &HubShared, bits: PortBits, dst: Mac) -> Result<Scope, DropReason> {
     if dst.to_bits() & !0xf != RESERVED_GROUPS {
-        return Ok(Scope::All);
+        // Where members cannot be bridges probes for loops would only cost.
+        return if dst == loop_probe::GROUP { unknown_scope(shared, bits) } else { Ok(Scope::All) };
     }
     // PAUSE is for the other end of one cable, whoever it is (802.3 annex 31B).
     let to_bridges = dst.to_bits() != PAUSE_GROUP && bits.has(PortBits::BRIDGE) && shared.has_other_bridge(bits);
@@ -268,6 +275,9 @@ fn refusal(hit: Kinds) -> Option<DropReason> {
 
 /// What the gateway answers for everybody, where members are strangers.
 const ASKS_HOST: Kinds = Kinds::ARP.or(Kinds::DHCP);
+
+/// A port's probes for loops in a storm: ten a second of a card, and a few of others behind it.
+const PROBES_PER_SEC: u32 = 64;
 
 /// 01-80-C2-00-00-00 to 0F: between neighbouring bridges, never forwarded (802.1Q table 8-1).
 const RESERVED_GROUPS: u64 = 0x0180_c200_0000;

@@ -30,6 +30,8 @@ pub(super) struct OwnPort {
     /// Place in the list of its kind.
     index: usize,
     pub(super) storm: StormLimiter,
+    /// For probes that [`Self::storm`] does not let through.
+    pub(super) probes: StormLimiter,
 }
 
 impl HubView {
@@ -79,7 +81,8 @@ impl HubView {
             self.own.resize_with(chunk + 1, || None);
         }
         let list = self.list(kind);
-        let own = OwnPort { port, kind, index: list.len(), storm: StormLimiter::default() };
+        let own =
+            OwnPort { port, kind, index: list.len(), storm: StormLimiter::default(), probes: StormLimiter::default() };
         list.push(port);
         let places = self.own[chunk].get_or_insert_with(|| (0..CHUNK_SLOTS).map(|_| None).collect());
         places[port.slot() % CHUNK_SLOTS] = Some(own);

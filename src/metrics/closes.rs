@@ -57,6 +57,8 @@ reasons! {
         Panicked = "panicked",
         /// No room for another connection or session on this worker.
         NoRoom = "no_room",
+        /// A card in bridge mode found a loop, and gave way.
+        BridgeLoop = "bridge_loop",
         /// The socket failed: reset, unreachable or timed out.
         SocketFailed = "socket_failed",
     }
@@ -82,6 +84,7 @@ impl CloseReason {
             | Self::Kicked
             | Self::Blocked
             | Self::ServerStopping
+            | Self::BridgeLoop
             | Self::KeyLimit => Fault::Policy,
             Self::Panicked | Self::NoRoom => Fault::Resource,
             Self::SocketFailed => Fault::Transport,

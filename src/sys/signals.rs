@@ -4,10 +4,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 /// Where the handler writes to; 0: nowhere.
@@ -40,6 +43,12 @@ extern "C" fn ring(_signal: libc::c_int) {
     unsafe { libc::write(BELL.load(Relaxed), one.as_ptr().cast(), one.len()) };
 }
 
+/// What `command` starts is killed when the thread that starts it ends, however that comes.
+pub fn end_with_us(command: &mut Command) {
+    // SAFETY: between fork and exec nothing is called but prctl(2), which is a bare system call.
+    unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +64,16 @@ mod tests {
         nix::sys::signal::raise(Signal::SIGHUP).unwrap();
         assert!(readable());
         assert!(catch().is_err());
+    }
+
+    #[test]
+    fn a_program_ends_with_its_thread() {
+        let start = || {
+            let mut command = Command::new("sleep");
+            end_with_us(&mut command);
+            command.arg("60").spawn()
+        };
+        let mut child = std::thread::spawn(start).join().unwrap().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
     }
 }

@@ -200,6 +200,18 @@ impl Tap {
         })
     }
 
+    /// Plugs the cable in or out, as the host sees it; a bridge forgets then what it has learned there. Kernels before 5.0
+    /// cannot.
+    ///
+    /// # Errors
+    /// Where the kernel cannot.
+    pub fn set_carrier(&self, on: bool) -> io::Result<()> {
+        let carrier = libc::c_int::from(on);
+        // SAFETY: TUNSETCARRIER reads an int, which lives through the call.
+        let done = unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNSETCARRIER, &raw const carrier) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     fn index(&self) -> io::Result<u32> {
         let mut asked = request(&self.name);
         Control::new(AddressFamily::Inet)?.ask(libc::SIOCGIFINDEX, &mut asked)?;
@@ -350,6 +362,8 @@ const PIECES_MAX: usize = 260;
 const OFFLOAD_TCP: libc::c_ulong = 1 | 2 | 4 | 8;
 /// Both families of UDP; the kernel wants them together (6.2).
 const OFFLOAD_UDP: libc::c_ulong = 0x20 | 0x40;
+/// `TUNSETCARRIER`, `_IOW('T', 226, int)`.
+const TUNSETCARRIER: libc::Ioctl = 0x4004_54e2;
 /// `SIOCBRADDIF`.
 const SIOCBRADDIF: libc::Ioctl = 0x89a2;
 /// A second in all.
@@ -379,6 +393,15 @@ mod tests {
             assert_eq!(addresses, [("192.0.2.7".parse().unwrap(), 24)]);
             ip("link add br0 type bridge");
             tap.join_bridge("br0").unwrap();
+            for on in [false, true] {
+                tap.set_carrier(on).unwrap();
+                // The kernel passes it on within a second.
+                let end = std::time::Instant::now() + Duration::from_secs(10);
+                while Devices::new().unwrap().find("hub0").unwrap().up != on {
+                    assert!(std::time::Instant::now() < end, "no carrier {on}");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
             assert!(tap.join_bridge("br1").unwrap_err().to_string().contains("no bridge"));
             drop(tap);
             assert!(Devices::new().unwrap().find("hub0").is_err());

@@ -185,7 +185,7 @@ fn keep_alives_begin_at_once_and_go_on_between_a_fifth_and_half_of_the_timeout()
             for plain in plaintexts(&mut peer, &bytes) {
                 assert_eq!(plain[..4], deframe::KEEP_ALIVE.to_be_bytes());
                 let mut blocks = 0;
-                Deframer::new().push(&plain, |block| blocks += u32::from(block == Block::KeepAlive)).unwrap();
+                Deframer::new().push(&plain, |block| blocks += u32::from(block == deframe::Block::KeepAlive)).unwrap();
                 assert_eq!(blocks, 1);
             }
             end.link.sent(ConnKey(0), NOW);

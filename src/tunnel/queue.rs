@@ -9,6 +9,7 @@
 
 use crate::tick::Tick;
 use crate::wire::ethernet::FRAME_BYTES_MAX;
+use crate::wire::loop_probe;
 use crate::wire::super_frame::SuperFrame;
 
 /// Longest thing a cell holds: a frame, with room for a VLAN tag.
@@ -184,13 +185,15 @@ pub enum Band {
 }
 
 impl Band {
-    /// Priority for ARP, short ICMP and packets with a DSCP other than best effort and bulk
+    /// Priority for ARP, probes for loops, short ICMP and packets with a DSCP other than best effort and bulk
     /// (protocol note §5.6). The ECN bits do not count: packets of one TCP flow differ in them, and a
     /// flow must not change bands.
     pub fn of(frame: &[u8]) -> Self {
         const ICMP: u8 = 1;
         match frame.get(12..24) {
             Some([0x08, 0x06, ..]) => Band::Priority,
+            // A probe for loops must be through before the storm is (`crate::wire::loop_probe`).
+            Some([0x88, 0xb6, ..]) if frame[..6] == loop_probe::GROUP.0 => Band::Priority,
             Some([0x08, 0x00, _, tos, .., protocol]) => {
                 let dscp = tos & 0xfc;
                 let short_icmp = *protocol == ICMP && frame.len() <= 128;
@@ -278,6 +281,11 @@ mod tests {
         let mut arp = [0; 42];
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
         assert_eq!(Band::of(&arp), Band::Priority);
+        let mut probe = [0; loop_probe::BYTES];
+        probe[12..14].copy_from_slice(&loop_probe::ETHERTYPE);
+        assert_eq!(Band::of(&probe), Band::Normal);
+        probe[..6].copy_from_slice(&loop_probe::GROUP.0);
+        assert_eq!(Band::of(&probe), Band::Priority);
         assert_eq!(Band::of(&[0; 14]), Band::Normal);
     }
 }

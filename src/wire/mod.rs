@@ -12,6 +12,7 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod kinds;
+pub mod loop_probe;
 pub mod offload;
 pub mod super_frame;
 pub mod tcp;

@@ -11,6 +11,8 @@
 //! meanwhile tells it sooner than its own timer that the way is back. Without a session what the host sends is read and
 //! forgotten.
 //!
+//! In bridge mode loops are looked for (`loops.rs`).
+//!
 //! Closing a connection is what a worker does (`crate::worker`): what is in flight, close_notify, FIN, read on until the
 //! peer's, a second at most.
 #![forbid(unsafe_code)]
@@ -34,14 +36,18 @@ use crate::tunnel::link::{
 };
 use crate::wire::ethernet::HEADER_BYTES;
 use crate::wire::ipv4;
+use crate::wire::loop_probe::Side;
 use crate::wire::offload::Offload;
 use crate::wire::super_frame::{Kind, SuperFrame};
 use crate::worker::io::{CloseHow, Completion, StreamIo, Wait};
 
 mod cut;
+pub mod loops;
 
 #[cfg(test)]
 mod tests;
+
+use loops::{Loops, Passage, Place};
 
 /// The host's end of the card.
 pub trait Device {
@@ -100,6 +106,10 @@ pub enum News {
     Lost(ConnKey, CloseReason),
     /// Nothing came by any connection for the session's timeout.
     Expired,
+    /// There is a loop: the session must end. Nothing passes any more.
+    Loop(Place),
+    /// What the bridge has learned of the device may be wrong.
+    Stale,
     /// A watched descriptor other than the device's has become readable.
     Ready(u8),
     /// Somebody rang.
@@ -167,7 +177,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
             // A session takes no more than half.
             pools: Pools::new(2 * QUEUE_FRAMES),
             scratch: Scratch::default(),
-            inward: Inward { device, burst: TxBurst::new(BURST_BYTES, true), refused: 0, failed: None },
+            inward: Inward { device, burst: TxBurst::new(BURST_BYTES, true), refused: 0, failed: None, loops: None },
             dirty: Vec::new(),
             due: Vec::new(),
             poll_at: now,
@@ -197,6 +207,12 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
         let Modes { compress, supers } = modes;
         let settings = LinkSettings { timeout, compress, supers, queue_depth: QUEUE_FRAMES, seed };
         self.link = Some(Link::new(settings, self.now));
+        self.poll_at = self.now;
+    }
+
+    /// Looks for loops from now on, until the session ends.
+    pub fn watch_loops(&mut self, loops: Loops) {
+        self.inward.loops = Some(Box::new(loops));
         self.poll_at = self.now;
     }
 
@@ -230,9 +246,15 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
 
     /// Ends the session: closes its connections in good order.
     pub fn end(&mut self) {
+        self.end_because(CloseReason::SessionEnded);
+    }
+
+    /// The same, for another reason.
+    pub fn end_because(&mut self, reason: CloseReason) {
+        self.inward.loops = None;
         let keys: Vec<ConnKey> = self.link.iter().flat_map(Link::keys).collect();
         for key in keys {
-            self.lose(key, CloseReason::SessionEnded);
+            self.lose(key, reason);
         }
         if let Some(mut link) = self.link.take() {
             link.end(&mut self.pools);
@@ -287,6 +309,9 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
     /// If the device is gone.
     pub fn step(&mut self, now: Tick) -> io::Result<()> {
         self.now = now;
+        if let Some(loops) = &mut self.inward.loops {
+            loops.at(now);
+        }
         while let Some(completion) = self.io.next() {
             self.completed(completion);
         }
@@ -294,6 +319,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
         if self.readable {
             self.read_device()?;
         }
+        self.probe_loops()?;
         self.flush_all();
         if now >= self.poll_at {
             self.poll();
@@ -321,6 +347,21 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
                 self.counts.dropped_out += 1;
                 continue;
             };
+            let mut marked;
+            let frame = match &mut self.inward.loops {
+                Some(loops) if loops.concerns(frame) => match loops.look(Side::Lan, frame) {
+                    Passage::As => frame,
+                    Passage::Marked(probe) => {
+                        marked = probe;
+                        &mut marked[..]
+                    }
+                    Passage::Ends => {
+                        self.counts.dropped_out += 1;
+                        continue;
+                    }
+                },
+                _ => frame,
+            };
             let mut note = |pushed| {
                 if let Pushed::Building { key, first: true } = pushed {
                     dirty.push(key);
@@ -335,6 +376,28 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
             let parts = cut::cut(frame, header, &mut |frame| note(link.push(frame, now, pools)));
             self.counts.dropped_out += u64::from(parts == 0);
         }
+        Ok(())
+    }
+
+    /// Sends the probes that are due, and tells the loop that was found.
+    fn probe_loops(&mut self) -> io::Result<()> {
+        let (now, frames) = (self.now, self.carried());
+        let Some(loops) = &mut self.inward.loops else { return Ok(()) };
+        self.news.extend(loops.take_stale().then_some(News::Stale));
+        let probes = match loops.found() {
+            Some((place, last)) => {
+                self.news.push(News::Loop(place));
+                Some(last)
+            }
+            None => loops.due(frames.frames_in + frames.frames_out),
+        };
+        if let (Some(probes), Some(link)) = (probes, &mut self.link) {
+            self.inward.device.send(VnetHeader::default(), std::iter::once(&probes.into_lan[..]))?;
+            if let Pushed::Building { key, first: true } = link.push(&probes.into_hub, now, &mut self.pools) {
+                self.dirty.push(key);
+            }
+        }
+        self.poll_at = self.poll_at.min(loops.next());
         Ok(())
     }
 
@@ -511,6 +574,8 @@ struct Inward<D> {
     refused: u64,
     /// The device has failed.
     failed: Option<io::Error>,
+    /// In bridge mode.
+    loops: Option<Box<Loops>>,
 }
 
 impl<D: Device> Inward<D> {
@@ -537,6 +602,18 @@ impl<D: Device> Inward<D> {
 impl<D: Device> FrameSink for Inward<D> {
     #[inline]
     fn frame(&mut self, frame: &[u8]) {
+        let marked;
+        let frame = match &mut self.loops {
+            Some(loops) if loops.concerns(frame) => match loops.look(Side::Hub, frame) {
+                Passage::As => frame,
+                Passage::Marked(probe) => {
+                    marked = probe;
+                    &marked[..]
+                }
+                Passage::Ends => return,
+            },
+            _ => frame,
+        };
         if self.burst.is_half_full() {
             self.flush();
         }
@@ -550,6 +627,9 @@ impl<D: Device> FrameSink for Inward<D> {
     }
 
     fn super_frame(&mut self, frame: &SuperFrame<'_>) {
+        if self.loops.as_deref().is_some_and(Loops::is_shut) {
+            return;
+        }
         // What came before goes before.
         self.flush();
         let (start, field) = frame.checksum();

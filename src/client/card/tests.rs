@@ -247,3 +247,47 @@ fn a_device_that_is_gone_is_told() {
     card.wait(START).unwrap();
     assert!(card.step(START).is_err());
 }
+
+/// As long as nothing comes back the card is in the way of nothing; then nothing passes any more, both ways.
+#[test]
+fn a_probe_that_comes_back_is_told() {
+    use crate::wire::ethernet::Mac;
+    use crate::wire::loop_probe::{Leg, LoopProbe};
+    let mut card = card();
+    card.begin(TIMEOUT, Modes::default(), 1);
+    card.watch_loops(Loops::new(Leg { started_ms: 1, token: 1 }, Mac([0x5e, 0, 0, 0, 0, 1]), false, START));
+    let (_, mut peer) = connect(&mut card);
+    card.inward.device.sends.push_back(segment(100));
+    turns(&mut card, START);
+    let frames = peer.receive(START).unwrap();
+    let probes: Vec<_> = frames.iter().filter_map(|frame| LoopProbe::parse(frame)).collect();
+    assert_eq!((frames.len(), probes.len()), (2, 1), "a segment and a probe");
+    let into_lan: Vec<_> = card.inward.device.got.drain(..).collect();
+    assert!(into_lan.len() == 1 && LoopProbe::parse(&into_lan[0].1).is_some());
+    assert!(card.news().next().is_none());
+    // The one of another card passes, marked.
+    let other = Loops::new(Leg { started_ms: 0, token: 1 }, Mac([0x5e, 0, 0, 0, 0, 2]), false, START).due(0).unwrap();
+    peer.send(&[other.into_hub.to_vec()], START);
+    turns(&mut card, START);
+    let passed: Vec<_> = card.inward.device.got.drain(..).collect();
+    assert_eq!(LoopProbe::parse(&passed[0].1).unwrap().passed, 1);
+    // Our own, by way of the LAN.
+    let back = frames.into_iter().find(|frame| LoopProbe::parse(frame).is_some()).unwrap();
+    card.inward.device.sends.push_back((VnetHeader::default(), back));
+    turns(&mut card, START);
+    assert_eq!(card.news().collect::<Vec<_>>(), [News::Loop(Place::Ring)]);
+    card.inward.device.sends.push_back(segment(100));
+    peer.send(&[segment(100).1], START);
+    turns(&mut card, START);
+    let last = |frame: &[u8]| LoopProbe::parse(frame).is_some_and(|probe| probe.sent_into.is_none());
+    let (into_hub, into_lan) = (peer.receive(START).unwrap(), std::mem::take(&mut card.inward.device.got));
+    assert!(into_hub.len() == 1 && last(&into_hub[0]) && into_lan.len() == 1 && last(&into_lan[0].1));
+    card.end_because(CloseReason::BridgeLoop);
+    turns(&mut card, START);
+    assert_eq!(peer.receive(START).unwrap_err(), CloseReason::PeerCloseNotify);
+    // Without a session, or not in bridge mode, none is sent.
+    card.begin(TIMEOUT, Modes::default(), 1);
+    let (_, mut peer) = connect(&mut card);
+    turns(&mut card, START + Duration::from_secs(5));
+    assert!(peer.receive(START).unwrap().is_empty() && card.inward.device.got.is_empty());
+}

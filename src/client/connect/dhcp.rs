@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::sys::signals::end_with_us;
+
 /// A client that runs.
 pub(super) struct DhcpClient {
     kind: Kind,
@@ -77,6 +79,9 @@ impl DhcpClient {
         let kind = Kind::ALL.into_iter().find(|kind| name == kind.name()).ok_or(io::ErrorKind::NotFound)?;
         let mut command = Command::new(program);
         command.args(kind.start(device)).stdin(Stdio::null()).stdout(Stdio::null());
+        // Of a run before that has crashed: its number may be somebody else's.
+        let _ = std::fs::remove_file(pid_file(device));
+        end_with_us(&mut command);
         let child = command.spawn()?;
         Ok(Self { kind, program: program.to_owned(), device: device.to_owned(), child })
     }
@@ -87,6 +92,7 @@ impl DhcpClient {
             let (pid_file, device) = (pid_file(&self.device), &self.device);
             let mut command = Command::new(&self.program);
             command.args(["-4", "-r", "-q", "-pf", &pid_file, device]).stdin(Stdio::null()).stdout(Stdio::null());
+            end_with_us(&mut command);
             // It ends the one before; this one is the child then.
             if let Ok(mut other) = command.spawn() {
                 std::mem::swap(&mut self.child, &mut other);

@@ -13,6 +13,7 @@ mod certificate;
 mod dhcp;
 mod dialler;
 mod identity;
+mod keeper;
 mod password;
 mod report;
 mod session;
@@ -29,10 +30,12 @@ use thiserror::Error;
 use self::args::{ConnectArgs, Switch};
 use self::dialler::{Caller, Dialler, Proof};
 use self::identity::{Identity, IdentityError};
+use self::keeper::{Keeper, Places};
 use self::report::Reporter;
 use self::session::Life;
 use crate::client::card::{Card, WATCH_DEVICE};
 use crate::client::via::Via;
+use crate::control::state;
 use crate::sys::clock::monotonic;
 use crate::sys::congestion::Congestion;
 use crate::sys::epoll::{EpollConfig, EpollIo};
@@ -131,7 +134,9 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
     let via = way(args)?;
     forbid_core_dumps().map_err(while_doing("forbid core dumps"))?;
     let signals = signals::catch().map_err(while_doing("catch signals"))?;
-    let tap = device(args)?;
+    let tap = open_device(args)?;
+    let mut keeper = keep(args, reporter)?;
+    address_device(args, &tap)?;
     let told = json!({"device": tap.name(), "mac": mac(args).to_string(), "bridge": args.bridge});
     reporter.tell("device", told, &format!("device {}", tap.name()));
     let waker = Waker::new().map_err(while_doing("make an eventfd"))?;
@@ -153,8 +158,8 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
         client: client_info(args),
     };
     let dialler = Dialler::start(caller, waker.clone()).map_err(while_doing("start a thread"))?;
-    let parts = Parts { args, reporter, dialler, signals, dhcp };
-    match KernelFeatures::probe(args.kernel_features).uring {
+    let parts = Parts { args, reporter, dialler, signals, dhcp, keeper: keeper.as_mut() };
+    let done = match KernelFeatures::probe(args.kernel_features).uring {
         Ok(features) => {
             let io =
                 UringIo::new(&UringConfig { buffers: RECEIVE_BUFFERS, ..UringConfig::default() }, &features, waker);
@@ -164,6 +169,24 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
             let io = EpollIo::new(&EpollConfig { buffers: RECEIVE_BUFFERS.into(), ..EpollConfig::default() }, waker);
             parts.serve(io.map_err(while_doing("make an epoll descriptor"))?, tap)
         }
+    };
+    tell_restored(reporter, keeper.map(Keeper::end).unwrap_or_default());
+    done
+}
+
+/// Puts back what a run before could not, and writes down what this one is going to change. The device is ours already:
+/// that run has ended.
+fn keep(args: &ConnectArgs, reporter: &mut Reporter) -> Result<Option<Keeper>, ConnectError> {
+    let places =
+        Places { folder: state::default_path(), resolver: "/etc/resolv.conf".into(), device: args.device.clone() };
+    tell_restored(reporter, Keeper::after_crash(&places).map_err(ConnectError::Device)?);
+    Keeper::begin(places, args.dhcp).map_err(ConnectError::Device)
+}
+
+fn tell_restored(reporter: &mut Reporter, what: Vec<String>) {
+    if !what.is_empty() {
+        let text = format!("put back: {}", what.join(", "));
+        reporter.tell("restored", json!({"what": what}), &text);
     }
 }
 
@@ -174,6 +197,7 @@ struct Parts<'a> {
     dialler: Dialler,
     signals: OwnedFd,
     dhcp: Option<PathBuf>,
+    keeper: Option<&'a mut Keeper>,
 }
 
 impl Parts<'_> {
@@ -183,20 +207,24 @@ impl Parts<'_> {
         io.watch(WATCH_SIGNALS, self.signals).map_err(while_doing("watch for signals"))?;
         let now = monotonic();
         let card = Card::new(io, tap, now);
-        Life::new(card, self.args, self.reporter, self.dialler, self.dhcp, seed(self.args)).run()
+        let dhcp = (self.dhcp, self.keeper);
+        Life::new(card, self.args, self.reporter, self.dialler, dhcp, seed(self.args)).run()
     }
 }
 
-fn device(args: &ConnectArgs) -> Result<Tap, ConnectError> {
+fn open_device(args: &ConnectArgs) -> Result<Tap, ConnectError> {
     let settings = TapSettings { name: args.device.clone(), mac: mac(args), mtu: MTU, queue: DEVICE_QUEUE };
-    let tap = Tap::open(&settings)?;
+    Ok(Tap::open(&settings)?)
+}
+
+fn address_device(args: &ConnectArgs, tap: &Tap) -> Result<(), ConnectError> {
     for network in &args.address {
         tap.set_address(network.address, network.prefix)?;
     }
     if let Some(bridge) = &args.bridge {
         tap.join_bridge(bridge)?;
     }
-    Ok(tap)
+    Ok(())
 }
 
 /// The address of the card: as typed, else one that this account on this machine always has, locally administered.
@@ -205,6 +233,12 @@ fn mac(args: &ConnectArgs) -> Mac {
         let [a, b, c, d, e, ..] = account_id(args, "card");
         Mac([0x5e, a, b, c, d, e])
     })
+}
+
+/// Where probes for loops come from: not the card itself, whose frames a server may limit in a storm.
+fn probe_mac(args: &ConnectArgs) -> Mac {
+    let [a, b, c, d, e, ..] = account_id(args, "probe");
+    Mac([0x5e, a, b, c, d, e])
 }
 
 /// A number that this account on this machine always has, and no other: servers know by it who has come back.

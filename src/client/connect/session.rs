@@ -6,13 +6,14 @@
 //! * A connection whose bytes the server does not acknowledge is stuck. TCP itself would try again ever more seldom, so a
 //!   fresh one is called until the way is there again, and takes the place of the stuck one. Between us and a server of our
 //!   kind the kernels give it up after a while, both (`crate::sys::socket`): what it still carried is too old then.
+//! * There is a loop in bridge mode: the session ends, the device loses its carrier, and the next login waits.
 //! * The server does not know the session (answer 13), was silent for its timeout, or ends what we attach to it at once: log
 //!   in.
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
@@ -21,8 +22,10 @@ use super::backoff::Backoff;
 use super::dhcp::DhcpClient;
 use super::dialler::{Answer, CallError, Dialler, Entered, Order};
 use super::identity::{Standing, hex};
+use super::keeper::Keeper;
 use super::report::{Reporter, notify, rate, span};
 use super::{ConnectError, WATCH_SIGNALS, while_doing};
+use crate::client::card::loops::{Loops, Place};
 use crate::client::card::{Card, Line, Modes, News};
 use crate::ids::ConnKey;
 use crate::metrics::closes::CloseReason;
@@ -33,6 +36,7 @@ use crate::tick::Tick;
 use crate::tls::keys::{Suite, Version};
 use crate::tunnel::error_code::ErrorCode;
 use crate::tunnel::link::Carried;
+use crate::wire::loop_probe::Leg;
 use crate::worker::io::StreamIo;
 
 /// See the module text.
@@ -48,12 +52,16 @@ pub(super) struct Life<'a, Io> {
     /// The program to start once the card is up.
     dhcp_program: Option<PathBuf>,
     dhcp: Option<DhcpClient>,
+    /// Wants to see what the DHCP client does.
+    keeper: Option<&'a mut Keeper>,
     seed: u64,
     now: Tick,
     look_at: Tick,
     /// At the last look: when, and what had been carried.
     looked: (Tick, Carried),
     told_to_stop: bool,
+    /// The last session has ended by a loop.
+    looped: bool,
 }
 
 enum State {
@@ -110,7 +118,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         args: &'a ConnectArgs,
         reporter: &'a mut Reporter,
         dialler: Dialler,
-        dhcp_program: Option<PathBuf>,
+        (dhcp_program, keeper): (Option<PathBuf>, Option<&'a mut Keeper>),
         seed: u64,
     ) -> Self {
         let now = monotonic();
@@ -124,11 +132,13 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             sessions: 0,
             dhcp_program,
             dhcp: None,
+            keeper,
             seed,
             now,
             look_at: now,
             looked: (now, Carried::default()),
             told_to_stop: false,
+            looped: false,
         }
     }
 
@@ -166,6 +176,8 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             match news {
                 News::Lost(key, reason) => self.lost(key, reason),
                 News::Expired => self.session_over("the server was silent for the session's timeout"),
+                News::Loop(place) => self.give_way(place),
+                News::Stale => self.make_bridge_forget(),
                 News::Ready(WATCH_SIGNALS) => self.told_to_stop = true,
                 News::Ready(_) | News::Woken => {}
             }
@@ -206,6 +218,9 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             self.look_at = now + LOOK;
             self.replace_stuck();
             self.show();
+            if let (Some(_), Some(keeper)) = (&self.dhcp, &mut self.keeper) {
+                keeper.look();
+            }
         }
     }
 
@@ -239,6 +254,9 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let timeout = Duration::from_millis(welcome.timeout_ms.into());
         let modes = Modes { compress: welcome.compress, supers: welcome.supers };
         self.card.begin(timeout, modes, self.seed ^ self.sessions);
+        if self.args.bridge.is_some() {
+            self.watch_loops();
+        }
         let mut session = Session {
             number: self.sessions,
             name: one_line(&welcome.session_name),
@@ -276,6 +294,48 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             self.dhcp = Some(DhcpClient::start(&program, self.card.device().name()).map_err(failed)?);
         }
         Ok(())
+    }
+
+    /// In bridge mode. After a loop nothing but probes passes at first.
+    fn watch_loops(&mut self) {
+        let looped = std::mem::take(&mut self.looped);
+        if looped {
+            // Where the kernel cannot do it, it was never off.
+            let _ = self.card.device().set_carrier(true);
+        }
+        let mut token = [0; 8];
+        // Equal tokens would take a failing generator and the same millisecond.
+        let _ = aws_lc_rs::rand::fill(&mut token);
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        let leg = Leg { started_ms, token: u64::from_be_bytes(token) };
+        self.card.watch_loops(Loops::new(leg, super::probe_mac(self.args), looped, self.now));
+    }
+
+    /// Else hosts that the storm has shown it in the wrong place are lost until they speak. Who may not do this has to wait
+    /// for that.
+    fn make_bridge_forget(&self) {
+        let _ = std::fs::write(format!("/sys/class/net/{}/brport/flush", self.card.device().name()), "1");
+    }
+
+    /// The card has found a loop: the other way stays.
+    fn give_way(&mut self, place: Place) {
+        let State::Up(session) = std::mem::replace(&mut self.state, State::Waiting { until: self.now + LOOP_WAIT })
+        else {
+            return;
+        };
+        let reason = CloseReason::BridgeLoop;
+        self.card.end_because(reason);
+        self.looped = true;
+        let _ = self.card.device().set_carrier(false);
+        notify(&format!("STATUS={}", place.help()));
+        let fields = json!({
+            "reason": reason.label(), "place": place.label(), "session": session.name,
+            "after_ms": u64::try_from(self.now.since(session.since).as_millis()).unwrap_or(u64::MAX),
+            "retry_ms": u64::try_from(LOOP_WAIT.as_millis()).unwrap_or(u64::MAX),
+        });
+        let text = format!("{}; this card gives way, again in {} s", place.help(), LOOP_WAIT.as_secs());
+        self.reporter.tell("loop", fields, &text);
     }
 
     fn not_entered(&mut self, error: &CallError) -> Result<(), ConnectError> {
@@ -534,6 +594,8 @@ const STUCK_TIMEOUTS: u8 = 3;
 const STUCK_SILENT: Duration = Duration::from_millis(1_500);
 /// A session that ends sooner did not work: the next login waits.
 const SETTLED: Duration = Duration::from_secs(10);
+/// For somebody to pull the second cable; longer than a spanning tree takes to settle.
+const LOOP_WAIT: Duration = Duration::from_secs(60);
 /// Longest end.
 const STOPPING: Duration = Duration::from_secs(3);
 

@@ -172,6 +172,32 @@ fn h12_storm_is_limited_and_unicast_is_not() {
 }
 
 #[test]
+fn a_probe_for_loops_passes_the_storm() {
+    let mut bench = Bench::new(Profile::Lan);
+    let bridge = bench.open(0, 4, PortKind::Bridge, &[]);
+    let storm = arp(Mac::BROADCAST, mac(4));
+    while matches!(bench.ingress(bridge, &storm), Verdict::Flood(_)) {}
+    let mut probe = arp(loop_probe::GROUP, mac(5));
+    let sent = (0..1_000).filter(|_| matches!(bench.ingress(bridge, &probe), Verdict::Flood(_))).count();
+    assert_eq!(sent, 64, "not any number of them");
+    probe[0] ^= 0x10;
+    assert_eq!(bench.dropped(bridge, &probe), DropReason::HubStorm);
+}
+
+#[test]
+fn probes_for_loops_go_where_a_loop_can_be() {
+    let probe = arp(loop_probe::GROUP, mac(5));
+    let mut lan = Bench::new(Profile::Lan);
+    let (member, bridge) = (lan.member(0), lan.open(0, 4, PortKind::Bridge, &[]));
+    assert_eq!(lan.reached(bridge, &probe), [member]);
+    let mut public = Bench::new(Profile::Public);
+    let (_, bridge) = (public.member(0), public.open(0, 4, PortKind::Bridge, &[]));
+    assert_eq!(public.reached(bridge, &probe), []);
+    let other = public.open(0, 5, PortKind::Bridge, &[]);
+    assert_eq!(public.reached(bridge, &probe), [other]);
+}
+
+#[test]
 fn policies_on_ingress() {
     use DropReason::{HubDhcpServer, HubIpv6, HubPolicy, HubRouterAdvert};
     let group6 = Mac([0x33, 0x33, 0, 0, 0, 1]);
