@@ -163,7 +163,7 @@ fn without_a_session_frames_are_forgotten() {
 }
 
 #[test]
-fn a_full_queue_stops_the_host() {
+fn a_full_queue_costs_the_flow_that_fills_it() {
     let mut card = card();
     card.begin(TIMEOUT, Modes::default(), 1);
     let (_, mut peer) = connect(&mut card);
@@ -171,18 +171,25 @@ fn a_full_queue_stops_the_host() {
     for _ in 0..400 {
         card.inward.device.sends.push_back(segment(30_000));
     }
+    // Another flow, by its port.
+    let (header, mut other) = segment(100);
+    other[35] = 0x35;
+    card.inward.device.sends.push_back((header, other));
     for _ in 0..40 {
         turns(&mut card, START);
     }
-    let left = card.inward.device.sends.len();
-    assert!(left > 300, "{left} of 400 are left with the host");
+    assert!(card.inward.device.sends.is_empty(), "the host never waits");
+    let dropped = card.carried().dropped_out;
+    assert!((6_000..9_000).contains(&dropped), "{dropped} of 12,001");
     peer.pipe.set_window(usize::MAX);
-    let mut frames = 0;
+    let mut frames = Vec::new();
     for _ in 0..800 {
         turns(&mut card, START);
-        frames += peer.receive(START).unwrap().len();
+        frames.extend(peer.receive(START).unwrap());
     }
-    assert_eq!((card.inward.device.sends.len(), frames, card.carried().dropped_out), (0, 12_000, 0));
+    assert_eq!(frames.len() as u64 + card.carried().dropped_out, 12_001);
+    let place = frames.iter().position(|frame| frame[35] == 0x35).unwrap();
+    assert!(place < 200, "behind {place} frames of the others");
 }
 
 #[test]
