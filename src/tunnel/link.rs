@@ -500,35 +500,16 @@ impl<S: Scheduler> Link<S> {
         if conn.in_flight {
             return Ok(None);
         }
-        let layer = &mut conn.conn.layer;
-        if layer.wants_control() {
-            conn.out.control(layer, &mut pools.sends)?;
+        if conn.conn.layer.wants_control() {
+            conn.out.control(&mut conn.conn.layer, &mut pools.sends)?;
         }
-        let mut late = Shed::default();
-        loop {
-            let Pools { frames, sends, deflater } = &mut *pools;
-            let used = conn.out.used();
-            let fits = |len| conn.out.has_room(layer, len) && (used == 0 || used + len <= conn.pace.send_bytes());
-            let Some(cell) = conn.queue.pop(frames, now, fits, |frames, cell| late.add(frames, cell)) else { break };
-            let (frame, len) = (frames.frame(&cell), frames.len_of(&cell));
-            let fits = match frames.segment_bytes(&cell) {
-                0 => {
-                    let block = deflater.block(frame, self.settings.compress);
-                    conn.out.append_backlog(layer, block, now, sends)
-                }
-                segment_bytes => {
-                    let block = SuperBlock::of_head(frame, len, segment_bytes);
-                    conn.out.append_super(layer, block, frames.pieces(&cell), now, sends, true)
-                }
-            };
-            debug_assert!(fits, "has_room leaves place for what comes next");
-            self.queued -= frames.cells(&cell);
-            frames.release(cell);
+        if !conn.queue.is_empty() {
+            let Filled { cells, late } = conn.fill(now, pools, self.settings.compress);
+            self.queued -= cells + late.cells;
+            self.late += late.frames;
+            self.carried.dropped_out += late.frames;
         }
-        self.queued -= late.cells;
-        self.late += late.frames;
-        self.carried.dropped_out += late.frames;
-        let sealed = conn.out.seal(layer)?;
+        let sealed = conn.out.seal(&mut conn.conn.layer)?;
         let Some(mut sealed) = sealed else { return Ok(None) };
         sealed.late = std::mem::take(&mut self.late);
         self.carried.frames_out += sealed.frames;
@@ -650,6 +631,41 @@ impl<S: Scheduler> Link<S> {
         let sending = self.conns.iter().enumerate().filter(|(_, c)| c.way.send);
         sending.max_by_key(|(_, c)| weight(c.salt)).map(|(at, _)| at)
     }
+}
+
+impl<S: Scheduler> LinkConn<S> {
+    /// Of what waits, as much as may leave in one send.
+    #[inline(never)]
+    fn fill(&mut self, now: Tick, pools: &mut Pools, compress: bool) -> Filled {
+        let (layer, mut filled) = (&mut self.conn.layer, Filled::default());
+        let Pools { frames, sends, deflater } = pools;
+        loop {
+            let (used, late) = (self.out.used(), &mut filled.late);
+            let fits = |len| self.out.has_room(layer, len) && (used == 0 || used + len <= self.pace.send_bytes());
+            let Some(cell) = self.queue.pop(frames, now, fits, |frames, cell| late.add(frames, cell)) else { break };
+            let (frame, len) = (frames.frame(&cell), frames.len_of(&cell));
+            let fits = match frames.segment_bytes(&cell) {
+                0 => self.out.append_backlog(layer, deflater.block(frame, compress), now, sends),
+                segment_bytes => {
+                    let block = SuperBlock::of_head(frame, len, segment_bytes);
+                    self.out.append_super(layer, block, frames.pieces(&cell), now, sends, true)
+                }
+            };
+            debug_assert!(fits, "has_room leaves place for what comes next");
+            filled.cells += frames.cells(&cell);
+            frames.release(cell);
+        }
+        filled
+    }
+}
+
+/// What left a queue.
+#[derive(Default)]
+struct Filled {
+    /// Into records.
+    cells: usize,
+    /// Nowhere.
+    late: Shed,
 }
 
 /// What the end of a send asks for.

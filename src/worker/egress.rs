@@ -243,7 +243,9 @@ fn note(pushed: Pushed, frames: u64, dirty: &mut Vec<ConnKey>, counters: &Counte
         }
         Pushed::Waiting { shed } => {
             counters.queued.add(frames);
-            counters.drop_frames(DropReason::EgressQueueFull, shed.into());
+            if shed > 0 {
+                counters.drop_frames(DropReason::EgressQueueFull, shed.into());
+            }
         }
         Pushed::Dropped(reason) => counters.drop_frames(reason, frames),
     }

@@ -313,7 +313,9 @@ impl<Io: StreamIo> Worker<Io> {
         counters.key_updates.add(flushed.key_updates);
         counters.frames_out.add(flushed.frames);
         counters.bytes_out.add(flushed.bytes);
-        counters.drop_frames(DropReason::EgressLate, flushed.late);
+        if flushed.late > 0 {
+            counters.drop_frames(DropReason::EgressLate, flushed.late);
+        }
         self.io.send(key, flushed.buf);
     }
 }
