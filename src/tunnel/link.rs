@@ -344,6 +344,7 @@ impl<S: Scheduler> Link<S> {
 
     /// Gives `frame` (14 to 1604 bytes: a VLAN tag may have been added) to the peer: at once if the connection of
     /// its flow has no send in flight and nothing waiting, else later, by its place in the queue.
+    #[inline]
     pub fn push(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
         let pushed = self.place(frame, now, pools);
         if let Pushed::Dropped(_) = pushed {
@@ -352,7 +353,7 @@ impl<S: Scheduler> Link<S> {
         pushed
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
         let chosen =
             if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(flow_hash(frame)) };
@@ -424,13 +425,19 @@ impl<S: Scheduler> Link<S> {
         pushed: &mut impl FnMut(Pushed),
     ) {
         if !self.settings.supers {
-            return frame.cut(&mut |frame| pushed(self.push(frame, now, pools)));
+            return frame.cut(&mut |frame| pushed(self.push_segment(frame, now, pools)));
         }
         let placed = self.place_super(frame, now, pools);
         if let Pushed::Dropped(_) = placed {
             self.carried.dropped_out += frame.on_wire().0;
         }
         pushed(placed);
+    }
+
+    /// [`Self::push`] where its size matters more than its speed.
+    #[inline(never)]
+    fn push_segment(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
+        self.push(frame, now, pools)
     }
 
     fn place_super(&mut self, frame: &SuperFrame<'_>, now: Tick, pools: &mut Pools) -> Pushed {
