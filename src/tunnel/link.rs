@@ -28,7 +28,7 @@ use crate::tick::Tick;
 use crate::tls::record::RECORD_BYTES_MAX;
 use crate::wire::ethernet::FRAME_BYTES_MAX;
 use crate::wire::flow::flow_hash;
-use crate::wire::super_frame::{SuperFrame, on_wire};
+use crate::wire::super_frame::{Part, SuperFrame, on_wire};
 
 /// What the caller lends to its links for sending.
 pub struct Pools {
@@ -416,22 +416,33 @@ impl<S: Scheduler> Link<S> {
     }
 
     /// As [`Self::push`] for a super-frame, which crosses whole if that was agreed on, else in its segments; says what
-    /// became of each frame that was pushed.
+    /// became of each part, and how many frames it is on a wire.
     pub fn push_super(
         &mut self,
         frame: &SuperFrame<'_>,
         now: Tick,
         pools: &mut Pools,
-        pushed: &mut impl FnMut(Pushed),
+        pushed: &mut impl FnMut(Pushed, u64),
     ) {
         if !self.settings.supers {
-            return frame.cut(&mut |frame| pushed(self.push_segment(frame, now, pools)));
+            return frame.cut(&mut |frame| pushed(self.push_segment(frame, now, pools), 1));
         }
+        let part_bytes = self.conns.iter().filter_map(|conn| conn.pace.part_bytes()).min();
+        match part_bytes.filter(|bytes| *bytes < frame.bytes().len()) {
+            None => pushed(self.push_whole(frame, now, pools), frame.on_wire().0),
+            Some(bytes) => frame.split(bytes, &mut |part| match part {
+                Part::Super(part) => pushed(self.push_whole(&part, now, pools), part.on_wire().0),
+                Part::Frame(frame) => pushed(self.push_segment(frame, now, pools), 1),
+            }),
+        }
+    }
+
+    fn push_whole(&mut self, frame: &SuperFrame<'_>, now: Tick, pools: &mut Pools) -> Pushed {
         let placed = self.place_super(frame, now, pools);
         if let Pushed::Dropped(_) = placed {
             self.carried.dropped_out += frame.on_wire().0;
         }
-        pushed(placed);
+        placed
     }
 
     /// [`Self::push`] where its size matters more than its speed.

@@ -25,7 +25,7 @@ impl End {
     fn push_super(&mut self, bytes: &[u8], segment_bytes: u16) -> Vec<Pushed> {
         let frame = SuperFrame::new_checked(bytes, segment_bytes).unwrap();
         let mut all = Vec::new();
-        self.link.push_super(&frame, NOW, &mut self.pools, &mut |pushed| all.push(pushed));
+        self.link.push_super(&frame, NOW, &mut self.pools, &mut |pushed, _| all.push(pushed));
         all
     }
 }

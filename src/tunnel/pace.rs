@@ -31,6 +31,12 @@ impl Pace {
         SEND_BYTES.min(self.unsent as usize)
     }
 
+    /// Bytes of a super-frame from which on it is parted, so that it does not hold up others, nor is lost whole. `None`: it
+    /// crosses as it is.
+    pub fn part_bytes(&self) -> Option<usize> {
+        (self.unsent <= UNSENT_SLOW).then_some(self.unsent as usize / 2)
+    }
+
     /// A send of `bytes` begins.
     pub fn begin(&mut self, bytes: usize, now: Tick) {
         self.sending = (bytes, now);
@@ -61,6 +67,8 @@ impl Pace {
 const AHEAD: Duration = Duration::from_millis(2);
 /// Less would cost a wake for every few frames.
 const UNSENT_MIN: u32 = 8 * 1024;
+/// Below 130 Mbit/s.
+const UNSENT_SLOW: u32 = 32 * 1024;
 /// For a path that takes everything at once, and where each connection begins.
 pub const UNSENT_MAX: u32 = 128 * 1024;
 

@@ -81,23 +81,37 @@ impl Place {
     /// Calls `sink` with the segments of `frame` of `segment_bytes` of payload each, in order; says how many. 0: they
     /// would be longer than a frame may be.
     pub fn cut(self, frame: &[u8], segment_bytes: usize, sink: &mut impl FnMut(&[u8])) -> usize {
-        let headers = self.headers;
         let mut room = [0; FRAME_BYTES_MAX];
-        if segment_bytes == 0 || headers + segment_bytes > room.len() {
+        if segment_bytes == 0 || self.headers + segment_bytes > room.len() {
             return 0;
         }
+        self.part(frame, segment_bytes, segment_bytes, &mut room, &mut |segment, _| sink(segment))
+    }
+
+    /// Calls `sink` with parts of `part_bytes` of payload, whole segments, of which those that are still several have an
+    /// unfinished checksum; says how many. `room` is for one of them.
+    fn part(
+        self,
+        frame: &[u8],
+        part_bytes: usize,
+        segment_bytes: usize,
+        room: &mut [u8],
+        sink: &mut impl FnMut(&[u8], bool),
+    ) -> usize {
+        let headers = self.headers;
         let (template, payload) = frame.split_at(headers);
-        let last = payload.len().div_ceil(segment_bytes) - 1;
-        for (number, part) in payload.chunks(segment_bytes).enumerate() {
-            let segment = &mut room[..headers + part.len()];
-            segment[..headers].copy_from_slice(template);
-            segment[headers..].copy_from_slice(part);
-            self.network(segment, number);
+        let last = payload.len().div_ceil(part_bytes) - 1;
+        for (number, payload) in payload.chunks(part_bytes).enumerate() {
+            let part = &mut room[..headers + payload.len()];
+            part[..headers].copy_from_slice(template);
+            part[headers..].copy_from_slice(payload);
+            self.network(part, number * (part_bytes / segment_bytes));
             if self.kind != Kind::Udp {
-                tcp::move_on(&mut segment[self.l4..], number * segment_bytes, number == 0, number == last);
+                tcp::move_on(&mut part[self.l4..], number * part_bytes, number == 0, number == last);
             }
-            self.checksum(segment);
-            sink(segment);
+            let is_several = payload.len() > segment_bytes;
+            self.checksum(part, !is_several);
+            sink(part, is_several);
         }
         last + 1
     }
@@ -119,8 +133,8 @@ impl Place {
         header[10..12].copy_from_slice(&checksum.to_be_bytes());
     }
 
-    /// Length of UDP, checksum of both.
-    fn checksum(self, segment: &mut [u8]) {
+    /// Length of UDP, checksum of both: finished, or the sum of the pseudo-header.
+    fn checksum(self, segment: &mut [u8], finished: bool) {
         let length = short(segment.len() - self.l4);
         let is_udp = self.kind == Kind::Udp;
         let protocol = if is_udp { udp::PROTOCOL } else { tcp::PROTOCOL };
@@ -131,6 +145,10 @@ impl Place {
         segment[field..field + 2].fill(0);
         let addresses = if self.is_v6 { self.l3 + 8..self.l3 + 40 } else { self.l3 + 12..self.l3 + 20 };
         let pseudo = Sum::ZERO.bytes(&segment[addresses]).word(u16::from(protocol)).word(length);
+        if !finished {
+            segment[field..field + 2].copy_from_slice(&pseudo.partial().to_be_bytes());
+            return;
+        }
         let checksum = match pseudo.bytes(&segment[self.l4..]).finish() {
             0 if is_udp => 0xffff,
             checksum => checksum,
@@ -205,11 +223,38 @@ impl<'a> SuperFrame<'a> {
         (self.place.l4, self.place.checksum_at())
     }
 
+    /// Calls `sink` with parts of no more than about `bytes`, in order: super-frames again, or, where a single segment is
+    /// left, frames.
+    pub fn split(&self, bytes: usize, sink: &mut impl FnMut(Part<'_>)) {
+        let segment = usize::from(self.segment_bytes);
+        let mut room = [0; PART_BYTES_MAX];
+        let most = room.len().min(bytes).saturating_sub(self.place.headers);
+        let part_bytes = (most / segment).max(1) * segment;
+        self.place.part(self.bytes, part_bytes, segment, &mut room, &mut |bytes, is_several| {
+            sink(match is_several {
+                true => Part::Super(SuperFrame { bytes, ..*self }),
+                false => Part::Frame(bytes),
+            });
+        });
+    }
+
     /// Calls `sink` with its segments, in order.
     pub fn cut(&self, sink: &mut impl FnMut(&[u8])) {
         self.place.cut(self.bytes, usize::from(self.segment_bytes), sink);
     }
 }
+
+/// What [`SuperFrame::split`] makes.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    /// Several segments.
+    Super(SuperFrame<'a>),
+    /// One.
+    Frame(&'a [u8]),
+}
+
+/// Room for a part; the longest segment fits.
+const PART_BYTES_MAX: usize = 16 * 1024;
 
 /// What a super-frame of `len` bytes that begins with `head` is on a wire: frames, and their bytes.
 pub fn on_wire(head: &[u8], len: usize, segment_bytes: u16) -> (u64, u64) {
@@ -275,6 +320,30 @@ mod tests {
         assert_eq!(frame.on_wire(), (3, cut.iter().sum::<usize>() as u64));
         assert_eq!((frame.kind(), frame.header_bytes(), frame.checksum()), (Kind::Tcp4, 54, (34, 50)));
         assert_eq!(frame.head().bytes(), &bytes[..FRAME_BYTES_MAX]);
+    }
+
+    #[test]
+    fn parts_are_the_same_segments() {
+        let bytes = packet(30_000);
+        let frame = SuperFrame::new_checked(&bytes, 1_400).unwrap();
+        let mut whole = Vec::new();
+        frame.cut(&mut |segment| whole.push(segment.to_vec()));
+        for most in [0, 1_500, 3_000, 8_192, 70_000] {
+            let (mut parts, mut longest, mut segments) = (0, 0, Vec::new());
+            frame.split(most, &mut |part| {
+                parts += 1;
+                match part {
+                    Part::Super(part) => {
+                        longest = longest.max(part.bytes().len());
+                        assert!(SuperFrame::new_checked(part.bytes(), part.segment_bytes()).is_some());
+                        part.cut(&mut |segment| segments.push(segment.to_vec()));
+                    }
+                    Part::Frame(frame) => segments.push(frame.to_vec()),
+                }
+            });
+            assert!(longest <= most && (parts > 1), "{parts} of up to {longest}");
+            assert!(segments == whole, "{most}");
+        }
     }
 
     #[test]

@@ -174,9 +174,8 @@ impl Fabric {
         };
         match hub::egress(&seat.shared, &mut seat.view, to, meta, frame.head()) {
             Egress::Pass => {
-                let each = if port.link.takes_supers() { frames } else { 1 };
                 let Self { pools, dirty, counters, .. } = self;
-                port.link.push_super(frame, now, pools, &mut |pushed| note(pushed, each, dirty, counters));
+                port.link.push_super(frame, now, pools, &mut |pushed, frames| note(pushed, frames, dirty, counters));
             }
             Egress::Rewrite(_) => frame.cut(&mut |segment| {
                 if let Some(segment) = Frame::new_checked(segment) {

@@ -241,7 +241,7 @@ impl Member {
 
     /// Sends a super-frame whole.
     pub(crate) fn send_super(&mut self, frame: &SuperFrame<'_>) {
-        self.link.push_super(frame, self.now, &mut self.pools, &mut |pushed| {
+        self.link.push_super(frame, self.now, &mut self.pools, &mut |pushed, _| {
             assert!(matches!(pushed, Pushed::Building { .. }), "{pushed:?}");
         });
         self.answer();

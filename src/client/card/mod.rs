@@ -370,7 +370,7 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
             if link.takes_supers()
                 && let Some(frame) = cut::whole_super(frame, header)
             {
-                link.push_super(&frame, now, pools, &mut note);
+                link.push_super(&frame, now, pools, &mut |pushed, _| note(pushed));
                 continue;
             }
             let parts = cut::cut(frame, header, &mut |frame| note(link.push(frame, now, pools)));
