@@ -24,6 +24,11 @@ impl Tick {
         self.0 / 1_000_000_000
     }
 
+    /// The moment `span` before; the origin if that is later.
+    pub fn earlier(self, span: Duration) -> Tick {
+        Tick(self.0.saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// Time from `earlier` to `self`; zero if `earlier` is later.
     pub const fn since(self, earlier: Tick) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -36,7 +36,7 @@ fn once_a_turn() {
                 bench.workers[at].turn(Wait::Poll, clock).unwrap();
             }
             let turns = bench.workers.iter().map(|worker| worker.counters().turns.read()).sum::<u64>() - before;
-            assert_eq!(asked.get(), turns, "{frames} frames, {workers} workers");
+            assert_eq!(asked.get(), 2 * turns, "{frames} frames, {workers} workers");
             assert_eq!(b.received().len(), frames);
         }
     }

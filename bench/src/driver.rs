@@ -182,7 +182,7 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
                 }
                 true
             }
-            Pushed::Waiting { .. } => true,
+            Pushed::Waiting | Pushed::Replacing { .. } => true,
             Pushed::Dropped(_) => false,
         }
     }

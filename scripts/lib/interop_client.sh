@@ -35,7 +35,7 @@ interop_client() {
     paths_up
     for SERVER_KIND in "${servers[@]}"; do
         server_stop TERM
-        rm -rf "$RUN/server"
+        rm -rf "$RUN/server" "$RUN"/card*/known
         table_head "card, $SERVER_KIND"
         for name in "${rows[@]}"; do
             row "$name" "card_row_${name//-/_}"

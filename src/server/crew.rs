@@ -177,8 +177,8 @@ fn worker_settings(workers: usize, descriptors: u64, kept: usize, gather: Durati
 }
 
 /// Bytes of the ring from one worker to another: as much as the window of one TCP flow holds if workers are few, since
-/// what is lost there is lost without regard to flows; together no more than 256 MiB, all of which a server that is busy on
-/// all workers will have touched in the end.
+/// what is lost there is lost without regard to flows; together about 256 MiB, at least 1 MiB each, all of which a server
+/// that is busy on all workers will have touched in the end.
 fn mailbox_bytes(workers: usize) -> usize {
     ((256 << 20) / (workers * workers).max(1)).clamp(1 << 20, 8 << 20)
 }

@@ -59,6 +59,8 @@ pub struct Class {
 #[derive(Debug, Default)]
 pub struct FairQueue {
     priority: List,
+    /// Cells that those take.
+    priority_cells: u32,
     flows: [Flow; FLOWS],
     /// Flows that had nothing waiting before.
     new: Turns,
@@ -112,13 +114,15 @@ impl Turns {
 impl Scheduler for FairQueue {
     fn push(&mut self, pool: &mut FramePool, cell: Cell, class: Class, now: Tick) {
         self.len += 1;
+        let cells = count(pool, &cell);
         if class.band == Band::Priority {
+            self.priority_cells += cells;
             return self.priority.push(pool, cell);
         }
         let [at, ..] = class.flow.to_be_bytes();
         let at = at >> (u8::BITS - FLOWS.ilog2());
         let flow = &mut self.flows[usize::from(at)];
-        flow.cells += u32::try_from(pool.cells(&cell)).unwrap_or(u32::MAX);
+        flow.cells += cells;
         pool.stamp(&cell, now);
         flow.frames.push(pool, cell);
         if !flow.queued {
@@ -137,6 +141,7 @@ impl Scheduler for FairQueue {
     ) -> Option<Cell> {
         if let Some(len) = self.priority.first_len(pool) {
             let cell = if fits(len) { self.priority.pop(pool) } else { None }?;
+            self.priority_cells -= count(pool, &cell);
             self.len -= 1;
             return Some(cell);
         }
@@ -163,7 +168,7 @@ impl Scheduler for FairQueue {
                 return None;
             }
             let cell = flow.frames.pop(pool)?;
-            flow.cells -= u32::try_from(pool.cells(&cell)).unwrap_or(u32::MAX);
+            flow.cells -= count(pool, &cell);
             flow.credit -= i32::try_from(len).unwrap_or(i32::MAX);
             self.len -= 1;
             return Some(cell);
@@ -172,8 +177,13 @@ impl Scheduler for FairQueue {
 
     fn shed(&mut self, pool: &mut FramePool) -> Option<Cell> {
         let flow = self.flows.iter_mut().max_by_key(|flow| flow.cells)?;
-        let cell = flow.frames.pop(pool)?;
-        flow.cells -= u32::try_from(pool.cells(&cell)).unwrap_or(u32::MAX);
+        // What is urgent is one flow here: it has no more right to the room than others.
+        let (frames, cells) = match flow.cells >= self.priority_cells {
+            true => (&mut flow.frames, &mut flow.cells),
+            false => (&mut self.priority, &mut self.priority_cells),
+        };
+        let cell = frames.pop(pool)?;
+        *cells -= count(pool, &cell);
         self.len -= 1;
         Some(cell)
     }
@@ -205,6 +215,8 @@ struct Codel {
     drop_at: Option<Tick>,
     /// Frames dropped since that began.
     count: u32,
+    /// When it last ended.
+    ended: Tick,
 }
 
 impl Flow {
@@ -214,7 +226,9 @@ impl Flow {
         // What is sent in one go is no queue.
         if waited.is_none_or(|waited| waited < TARGET) || self.cells <= CELLS_AT_ONCE {
             self.codel.patience_until = None;
-            self.codel.drop_at = None;
+            if self.codel.drop_at.take().is_some() {
+                self.codel.ended = now;
+            }
             return None;
         }
         let until = *self.codel.patience_until.get_or_insert(now + INTERVAL);
@@ -225,13 +239,18 @@ impl Flow {
             Some(at) if now < at => return None,
             Some(_) => self.codel.count = self.codel.count.saturating_add(1),
             // What has helped last time, if that was not long ago, is where it goes on.
-            None => self.codel.count = (self.codel.count / 2).max(1),
+            None if now.since(self.codel.ended) < FORGET => self.codel.count = (self.codel.count / 2).max(1),
+            None => self.codel.count = 1,
         }
         self.codel.drop_at = Some(now + INTERVAL / self.codel.count.isqrt());
         let cell = self.frames.pop(pool)?;
-        self.cells -= u32::try_from(pool.cells(&cell)).unwrap_or(u32::MAX);
+        self.cells -= count(pool, &cell);
         Some(cell)
     }
+}
+
+fn count(pool: &FramePool, cell: &Cell) -> u32 {
+    u32::try_from(pool.cells(cell)).unwrap_or(u32::MAX)
 }
 
 /// Buckets of flows: most members have few at once that would fill the tunnel.
@@ -242,6 +261,8 @@ const QUANTUM: i32 = 8 * 1024;
 const TARGET: Duration = Duration::from_millis(20);
 /// For so long it may be more.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// How long what has helped is remembered (RFC 8289 §5.5: some intervals).
+const FORGET: Duration = Duration::from_millis(1_600);
 /// What a send buffer takes.
 const CELLS_AT_ONCE: u32 = 42;
 
@@ -370,6 +391,20 @@ mod tests {
         let later = NOW + Duration::from_millis(15_000);
         assert_eq!(rig.all(later).len(), 200);
         assert!(rig.dropped.is_empty());
+    }
+
+    #[test]
+    fn what_is_urgent_makes_room_too() {
+        let mut rig = Rig::new();
+        rig.push(1, 1, 60, NOW);
+        for _ in 0..3 {
+            let cell = rig.pool.store(&[9; 60]).unwrap();
+            rig.queue.push(&mut rig.pool, cell, Class { band: Band::Priority, flow: 0 }, NOW);
+        }
+        let cell = rig.queue.shed(&mut rig.pool).unwrap();
+        assert_eq!(rig.pool.frame(&cell)[0], 9);
+        rig.pool.release(cell);
+        assert_eq!(rig.all(NOW), [9, 9, 1]);
     }
 
     #[test]

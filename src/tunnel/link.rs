@@ -165,8 +165,12 @@ pub enum Pushed {
         first: bool,
     },
     /// It waits; it goes with a flush after the send in flight has ended.
-    Waiting {
-        /// Frames that waited and were dropped to make room for it ([`DropReason::EgressQueueFull`]).
+    Waiting,
+    /// It waits, in the place of others that waited before.
+    Replacing {
+        /// Why there was no room for all.
+        reason: DropReason,
+        /// How many frames were dropped.
         shed: u32,
     },
     /// It was dropped.
@@ -287,11 +291,7 @@ impl<S: Scheduler> Link<S> {
             let class = class_of(pools.frames.frame(&cell));
             match self.choose(class.flow) {
                 Some(at) => self.conns[at].queue.push(&mut pools.frames, cell, class, now),
-                None => {
-                    self.queued -= pools.frames.cells(&cell);
-                    pools.frames.release(cell);
-                    lost += 1;
-                }
+                None => late.add(&mut pools.frames, cell),
             }
         }
         self.queued -= late.cells;
@@ -359,7 +359,7 @@ impl<S: Scheduler> Link<S> {
             if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(flow_hash(frame)) };
         let Some(at) = chosen else { return self.park(frame, pools) };
         let conn = &mut self.conns[at];
-        if !conn.in_flight && conn.queue.is_empty() {
+        if conn.may_build(frame.len()) {
             let block = pools.deflater.block(frame, self.settings.compress);
             let first = !conn.out.is_building();
             if conn.out.append(&mut conn.conn.layer, block, now, &mut pools.sends) {
@@ -372,31 +372,35 @@ impl<S: Scheduler> Link<S> {
     /// Puts `frame` into the queue of connection `at`.
     #[inline(never)]
     fn wait(&mut self, at: usize, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
-        let shed = match self.make_room(at, 1, pools) {
-            Ok(shed) => shed,
-            Err(reason) => return Pushed::Dropped(reason),
-        };
+        let pushed = self.make_room(1, pools);
+        if let Pushed::Dropped(_) = pushed {
+            return pushed;
+        }
         let Some(cell) = pools.frames.store(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
         self.conns[at].queue.push(&mut pools.frames, cell, class_of(frame), now);
         self.queued += 1;
-        Pushed::Waiting { shed }
+        pushed
     }
 
-    /// Sees to it that a frame of so many cells may wait for connection `at`, at the cost of the flow that has most
-    /// waiting there; says how many of its frames were dropped.
-    fn make_room(&mut self, at: usize, cells: usize, pools: &mut Pools) -> Result<u32, DropReason> {
-        let mut shed = Shed::default();
+    /// Sees to it that a frame of so many cells may wait, at the cost of the flow that has most waiting.
+    fn make_room(&mut self, cells: usize, pools: &mut Pools) -> Pushed {
+        // Not even without all that waits: then that shall not be lost for nothing.
+        if cells > self.settings.queue_depth || cells > pools.frames.free() + self.queued {
+            return Pushed::Dropped(DropReason::EgressPoolEmpty);
+        }
+        let (mut shed, mut why) = (Shed::default(), None);
         while let Some(reason) = self.refusal(cells, pools) {
-            if reason != DropReason::EgressQueueFull {
-                return Err(reason);
-            }
-            let Some(cell) = self.conns[at].queue.shed(&mut pools.frames) else { return Err(reason) };
+            let longest = self.conns.iter_mut().max_by_key(|conn| conn.queue.len());
+            let cell = longest.and_then(|conn| conn.queue.shed(&mut pools.frames));
+            let Some(cell) = cell.or_else(|| self.parked.pop(&pools.frames)) else { return Pushed::Dropped(reason) };
             let before = shed.cells;
             shed.add(&mut pools.frames, cell);
             self.queued -= shed.cells - before;
+            why = Some(reason);
         }
         self.carried.dropped_out += shed.frames;
-        Ok(u32::try_from(shed.frames).unwrap_or(u32::MAX))
+        let shed = u32::try_from(shed.frames).unwrap_or(u32::MAX);
+        why.map_or(Pushed::Waiting, |reason| Pushed::Replacing { reason, shed })
     }
 
     /// Why no frame of so many cells may wait, if there is a reason.
@@ -455,7 +459,7 @@ impl<S: Scheduler> Link<S> {
         let head = frame.head().bytes();
         let Some(at) = self.choose(flow_hash(head)) else { return Pushed::Dropped(DropReason::EgressNoConnection) };
         let conn = &mut self.conns[at];
-        if !conn.in_flight && conn.queue.is_empty() {
+        if conn.may_build(frame.bytes().len()) {
             let first = !conn.out.is_building();
             let pieces = std::iter::once(frame.bytes());
             let block = SuperBlock::of(frame);
@@ -463,20 +467,22 @@ impl<S: Scheduler> Link<S> {
                 return Pushed::Building { key: conn.key, first };
             }
         }
-        let shed = match self.make_room(at, queue::cells(frame.bytes().len()), pools) {
-            Ok(shed) => shed,
-            Err(reason) => return Pushed::Dropped(reason),
-        };
+        let pushed = self.make_room(queue::cells(frame.bytes().len()), pools);
+        if let Pushed::Dropped(_) = pushed {
+            return pushed;
+        }
         let Some(cell) = pools.frames.store_super(frame) else { return Pushed::Dropped(DropReason::EgressPoolEmpty) };
         self.queued += pools.frames.cells(&cell);
         self.conns[at].queue.push(&mut pools.frames, cell, class_of(head), now);
-        Pushed::Waiting { shed }
+        pushed
     }
 
     /// Keeps `frame` for a peer who has lost all his connections, in place of the oldest one if there are many.
     #[cold]
     fn park(&mut self, frame: &[u8], pools: &mut Pools) -> Pushed {
-        if !self.conns.is_empty() {
+        // What is for everybody would soon have driven out what is for this peer.
+        let is_group = frame.first().is_none_or(|byte| byte & 1 == 1);
+        if !self.conns.is_empty() || is_group {
             return Pushed::Dropped(DropReason::EgressNoConnection);
         }
         let is_full = self.parked.is_full() && self.release_parked(pools);
@@ -487,7 +493,7 @@ impl<S: Scheduler> Link<S> {
         self.parked.push(&mut pools.frames, cell);
         self.queued += 1;
         // One is dropped: the oldest.
-        if is_full { Pushed::Dropped(DropReason::EgressNoConnection) } else { Pushed::Waiting { shed: 0 } }
+        if is_full { Pushed::Dropped(DropReason::EgressNoConnection) } else { Pushed::Waiting }
     }
 
     fn release_parked(&mut self, pools: &mut Pools) -> bool {
@@ -598,15 +604,15 @@ impl<S: Scheduler> Link<S> {
 
     /// Has what is parked leave by the connection that has come.
     fn unpark(&mut self, now: Tick, pools: &mut Pools, due: &mut Vec<Due>) {
-        let Some(conn) = self.conns.iter_mut().find(|conn| conn.way.send) else { return };
-        if self.parked.is_empty() {
+        if self.parked.is_empty() || !self.conns.iter().any(|conn| conn.way.send) {
             return;
         }
         while let Some(cell) = self.parked.pop(&pools.frames) {
             let class = class_of(pools.frames.frame(&cell));
-            conn.queue.push(&mut pools.frames, cell, class, now);
+            let at = self.choose(class.flow).unwrap_or(0);
+            self.conns[at].queue.push(&mut pools.frames, cell, class, now);
         }
-        due.push(Due::Flush(conn.key));
+        due.extend(self.conns.iter().filter(|conn| conn.way.send).map(|conn| Due::Flush(conn.key)));
     }
 
     /// Keys of the connections, oldest first.
@@ -652,6 +658,18 @@ impl<S: Scheduler> Link<S> {
 }
 
 impl<S: Scheduler> LinkConn<S> {
+    /// Whether a frame of `len` bytes goes into the record under construction, and not behind others or a send.
+    #[inline(always)]
+    fn may_build(&self, len: usize) -> bool {
+        !self.in_flight && self.queue.is_empty() && (!self.pace.is_slow() || self.has_pace(len))
+    }
+
+    /// Whether one of `len` bytes may still join this send.
+    fn has_pace(&self, len: usize) -> bool {
+        let used = self.out.used();
+        used == 0 || used + len <= self.pace.send_bytes()
+    }
+
     /// Of what waits, as much as may leave in one send.
     #[inline(never)]
     fn fill(&mut self, now: Tick, pools: &mut Pools, compress: bool) -> Filled {

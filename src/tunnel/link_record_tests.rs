@@ -19,12 +19,16 @@ fn busy(settings: LinkSettings) -> (End, RecordLayer) {
 fn a_queue_has_a_depth() {
     let (mut end, mut peer) = busy(LinkSettings { queue_depth: 3, ..settings() });
     let outcomes: Vec<Pushed> = (0..5).map(|n| end.push(&frame(1, n, 60))).collect();
-    assert_eq!(outcomes, [0, 0, 0, 1, 1].map(|shed| Pushed::Waiting { shed }), "the oldest make room");
+    assert_eq!(
+        outcomes,
+        [Pushed::Waiting, Pushed::Waiting, Pushed::Waiting, replacing(1), replacing(1)],
+        "the oldest make room"
+    );
     assert_eq!((end.link.queued(), end.link.carried().dropped_out), (3, 2));
     assert!(end.link.sent(ConnKey(0), NOW).more);
     let bytes = end.flush(0, NOW);
     assert_eq!(plaintexts(&mut peer, &bytes).len(), 1, "one record for the backlog");
-    assert_eq!(end.push(&frame(1, 6, 60)), Pushed::Waiting { shed: 0 }, "room again");
+    assert_eq!(end.push(&frame(1, 6, 60)), Pushed::Waiting, "room again");
     assert!(end.link.flush(ConnKey(0), NOW, &mut end.pools).unwrap().is_none(), "one send at a time");
 }
 
@@ -38,7 +42,7 @@ fn the_depth_counts_all_connections_of_a_session() {
     for key in 0..4 {
         end.flush(key, NOW);
     }
-    let waiting = (0..100).filter(|n| end.push(&frame(*n, 0, 60)) == Pushed::Waiting { shed: 0 }).count();
+    let waiting = (0..100).filter(|n| end.push(&frame(*n, 0, 60)) == Pushed::Waiting).count();
     assert_eq!(waiting, 10);
 }
 
@@ -48,13 +52,26 @@ fn the_pool_is_shared_by_links_and_bounded() {
     let (mut other, _peer) = busy(settings());
     let mut pools = Pools::new(8);
     let waiting = |end: &mut End, pools: &mut Pools| {
-        (0..8).take_while(|n| end.link.push(&frame(1, *n, 60), NOW, pools) == Pushed::Waiting { shed: 0 }).count()
+        (0..8).take_while(|n| end.link.push(&frame(1, *n, 60), NOW, pools) == Pushed::Waiting).count()
     };
     // Each may have no more than it leaves to the others.
     assert_eq!([waiting(&mut one, &mut pools), waiting(&mut other, &mut pools)], [4, 2]);
-    assert_eq!(other.link.push(&frame(1, 3, 60), NOW, &mut pools), Pushed::Dropped(DropReason::EgressPoolEmpty));
+    assert_eq!(other.link.push(&frame(1, 3, 60), NOW, &mut pools), from_pool(1));
+    let (mut third, _peer) = busy(settings());
+    while pools.frames.store(&[0; 60]).is_some() {}
+    assert_eq!(third.link.push(&frame(1, 3, 60), NOW, &mut pools), Pushed::Dropped(DropReason::EgressPoolEmpty));
+}
+
+#[test]
+fn the_end_of_one_leaves_its_room_to_others() {
+    let (mut one, _peer) = busy(settings());
+    let (mut other, _peer) = busy(settings());
+    let mut pools = Pools::new(3);
+    assert_eq!(one.link.push(&frame(1, 3, 60), NOW, &mut pools), Pushed::Waiting);
+    assert_eq!(other.link.push(&frame(1, 3, 60), NOW, &mut pools), Pushed::Waiting);
+    assert_eq!(other.link.push(&frame(1, 4, 60), NOW, &mut pools), from_pool(1), "its own");
     one.link.detach(ConnKey(0), NOW, &mut pools);
-    assert_eq!(other.link.push(&frame(1, 3, 60), NOW, &mut pools), Pushed::Waiting { shed: 0 });
+    assert_eq!(other.link.push(&frame(1, 3, 60), NOW, &mut pools), Pushed::Waiting);
 }
 
 // ---- blocks ----------------------------------------------------------------------------------------------
@@ -183,7 +200,7 @@ fn records_are_small_after_a_silence_and_large_later() {
 fn a_backlog_goes_in_full_records() {
     let (mut end, mut peer) = busy(settings());
     for n in 0..200 {
-        assert_eq!(end.push(&frame(1, n, 1000)), Pushed::Waiting { shed: 0 });
+        assert_eq!(end.push(&frame(1, n, 1000)), Pushed::Waiting);
     }
     end.link.sent(ConnKey(0), NOW);
     let bytes = end.flush(0, NOW);
@@ -229,7 +246,7 @@ fn a_batch_has_128_frames_at_most() {
     assert_eq!(BATCH_FRAMES_MAX, 128);
     let (mut end, mut peer) = busy(settings());
     for n in 0..1_000 {
-        assert_eq!(end.push(&frame(1, n, 60)), Pushed::Waiting { shed: 0 });
+        assert_eq!(end.push(&frame(1, n, 60)), Pushed::Waiting);
     }
     end.link.sent(ConnKey(0), NOW);
     let bytes = end.drain(0);

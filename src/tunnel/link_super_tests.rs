@@ -39,7 +39,7 @@ fn one_crosses_whole_at_once_and_from_the_queue() {
         assert_eq!(client.push_super(&bytes, 1_400), [Pushed::Building { key, first: true }], "{payload}");
         let sent = client.flush(0, NOW);
         // That one is in flight, so this waits.
-        assert_eq!(client.push_super(&bytes, 1_300), [Pushed::Waiting { shed: 0 }], "{payload}");
+        assert_eq!(client.push_super(&bytes, 1_300), [Pushed::Waiting], "{payload}");
         let cells = client.link.queued();
         assert_eq!(cells, bytes.len().div_ceil(queue::CELL_BYTES));
         client.link.sent(key, NOW);
@@ -89,10 +89,10 @@ fn one_takes_room_by_its_length() {
     let (mut end, _) = End::with_peer(LinkSettings { queue_depth: 30, ..with_supers() });
     end.push(&frame(1, 0, 60));
     end.flush(0, NOW);
-    assert_eq!(end.push_super(&packet(1, 1, 32_000), 1_400), [Pushed::Waiting { shed: 0 }]);
-    assert_eq!(end.push_super(&packet(1, 2, 32_000), 1_400), [Pushed::Waiting { shed: 23 }]);
+    assert_eq!(end.push_super(&packet(1, 1, 32_000), 1_400), [Pushed::Waiting]);
+    assert_eq!(end.push_super(&packet(1, 2, 32_000), 1_400), [replacing(23)]);
     assert_eq!((end.link.carried().dropped_out, end.link.queued()), (23, 20), "as many as it has segments");
-    assert_eq!(end.push_super(&packet(1, 3, 14_000), 1_400), [Pushed::Waiting { shed: 0 }]);
+    assert_eq!(end.push_super(&packet(1, 3, 14_000), 1_400), [Pushed::Waiting]);
 }
 
 #[test]
@@ -117,6 +117,59 @@ fn the_end_of_a_connection_moves_them_whole() {
     assert!(records.len() > 9 * 30_000);
     assert_eq!((client.link.queued(), client.pools.frames.used()), (0, 0));
     drop(server.link.detach(ConnKey(0), NOW, &mut server.pools));
+}
+
+#[test]
+fn over_a_slow_path_one_crosses_in_parts_and_urgent_frames_between_them() {
+    let (mut server, mut client) = pair(1, &with_supers());
+    let (key, mut now, mut stream) = (ConnKey(0), NOW, Vec::new());
+    let flush = |client: &mut End, now: &mut Tick| {
+        let sent = client.flush(0, *now);
+        *now = *now + Duration::from_millis(sent.len() as u64 / 1_000);
+        client.link.sent(key, *now);
+        sent
+    };
+    // A megabyte a second.
+    for n in 0..40 {
+        client.link.push(&frame(1, n, 1_400), now, &mut client.pools);
+    }
+    (0..10).for_each(|_| stream.extend(flush(&mut client, &mut now)));
+    for n in 40..240 {
+        client.link.push(&frame(1, n, 1_400), now, &mut client.pools);
+    }
+    (0..60).for_each(|_| stream.extend(flush(&mut client, &mut now)));
+    let bytes = packet(2, 7, 30_000);
+    let whole = SuperFrame::new_checked(&bytes, 1_400).unwrap();
+    let (mut building, mut frames) = (0, 0);
+    client.link.push_super(&whole, now, &mut client.pools, &mut |pushed, count| {
+        building += u32::from(matches!(pushed, Pushed::Building { .. }));
+        frames += count;
+    });
+    assert_eq!(frames, 22, "each part says what it is on a wire");
+    assert!(building > 0 && client.link.queued() > 10, "{building} parts at once, {} wait", client.link.queued());
+    let mut arp = frame(3, 0, 60);
+    arp[12..14].copy_from_slice(&[8, 6]);
+    client.link.push(&arp, now, &mut client.pools);
+    let first = flush(&mut client, &mut now);
+    assert!(first.len() < 10_000, "{} bytes in one send", first.len());
+    stream.extend(first);
+    (0..40).for_each(|_| stream.extend(flush(&mut client, &mut now)));
+    server.receive(0, &stream, now).unwrap();
+    let (mut want, mut got) = (Vec::new(), Vec::new());
+    whole.cut(&mut |segment| want.push(segment.to_vec()));
+    let mut place = None;
+    for (bytes, segment_bytes) in &server.got.supers {
+        SuperFrame::new_checked(bytes, *segment_bytes).unwrap().cut(&mut |segment| got.push(segment.to_vec()));
+    }
+    for frame in &server.got.frames {
+        match (frame[11], frame[13]) {
+            (2, 0) => got.push(frame.clone()),
+            (3, 6) => place = Some(got.len()),
+            _ => {}
+        }
+    }
+    assert!(got == want, "{} of {} segments", got.len(), want.len());
+    assert!(place.is_some() && client.link.queued() == 0);
 }
 
 proptest! {

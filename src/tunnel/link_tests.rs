@@ -22,6 +22,14 @@ fn settings() -> LinkSettings {
     LinkSettings { timeout: TIMEOUT, compress: false, supers: false, queue_depth: 1_000, seed: 7 }
 }
 
+fn replacing(shed: u32) -> Pushed {
+    Pushed::Replacing { reason: DropReason::EgressQueueFull, shed }
+}
+
+fn from_pool(shed: u32) -> Pushed {
+    Pushed::Replacing { reason: DropReason::EgressPoolEmpty, shed }
+}
+
 /// A link with what its worker would lend it.
 struct End {
     link: Link,
@@ -337,7 +345,7 @@ fn the_end_of_a_connection_moves_its_waiting_frames() {
     // All connections are busy, so everything waits.
     for n in 0..10 {
         for flow in 0..20 {
-            assert_eq!(server.push(&frame(flow, n, 60)), Pushed::Waiting { shed: 0 });
+            assert_eq!(server.push(&frame(flow, n, 60)), Pushed::Waiting);
         }
     }
     assert_eq!((server.link.queued(), server.pools.frames.used()), (200, 200));
@@ -366,7 +374,7 @@ fn frames_are_lost_with_the_last_connection_and_counted() {
     end.push(&frame(1, 0, 60));
     end.flush(0, NOW);
     for n in 0..5 {
-        assert_eq!(end.push(&frame(1, n, 60)), Pushed::Waiting { shed: 0 });
+        assert_eq!(end.push(&frame(1, n, 60)), Pushed::Waiting);
     }
     end.link.detach(ConnKey(0), NOW, &mut end.pools);
     assert_eq!((end.link.queued(), end.pools.frames.used(), end.link.carried().dropped_out), (0, 0, 5));
@@ -378,7 +386,7 @@ fn who_comes_back_gets_the_latest_frames() {
     end.link.detach(ConnKey(0), NOW, &mut end.pools);
     let kept = u32::try_from(PARKED_MAX).unwrap();
     for n in 0..kept + 7 {
-        let want = if n < kept { Pushed::Waiting { shed: 0 } } else { Pushed::Dropped(DropReason::EgressNoConnection) };
+        let want = if n < kept { Pushed::Waiting } else { Pushed::Dropped(DropReason::EgressNoConnection) };
         assert_eq!(end.push(&frame(1, n, 60)), want);
     }
     assert_eq!((end.link.queued(), end.link.carried().dropped_out), (PARKED_MAX, 7));

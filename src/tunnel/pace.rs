@@ -31,10 +31,16 @@ impl Pace {
         SEND_BYTES.min(self.unsent as usize)
     }
 
+    /// Whether there is reason to look at how much is sent.
+    #[inline(always)]
+    pub fn is_slow(&self) -> bool {
+        self.unsent <= UNSENT_SLOW
+    }
+
     /// Bytes of a super-frame from which on it is parted, so that it does not hold up others, nor is lost whole. `None`: it
     /// crosses as it is.
     pub fn part_bytes(&self) -> Option<usize> {
-        (self.unsent <= UNSENT_SLOW).then_some(self.unsent as usize / 2)
+        self.is_slow().then_some(self.unsent as usize / 2)
     }
 
     /// A send of `bytes` begins.

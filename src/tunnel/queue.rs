@@ -4,7 +4,7 @@
 //! be dropped, delayed or reordered. So whatever cannot go at once is kept here as a frame.
 //!
 //! Storage is one slab per worker, of cells that hold a frame each; a super-frame takes as many as it is long. A queue
-//! is a list through the slab, so that neither queueing nor an idle queue costs memory of its own.
+//! is a list through the slab, so that queueing costs no memory of its own.
 #![forbid(unsafe_code)]
 
 use crate::tick::Tick;

@@ -171,7 +171,7 @@ pub struct SuperFrame<'a> {
 
 impl<'a> SuperFrame<'a> {
     /// `None` if `bytes` is no packet that can be cut into segments of `segment_bytes` of payload, if that would be fewer
-    /// than two or longer ones than the tunnel carries, or if its own length fields do not tell its length.
+    /// than two, longer ones than the tunnel carries or ones that no host cuts so short, or if its own length fields do not tell its length.
     pub fn new_checked(bytes: &'a [u8], segment_bytes: u16) -> Option<Self> {
         let place = Place::of(bytes)?;
         let length = usize::from(match place.is_v6 {
@@ -182,7 +182,7 @@ impl<'a> SuperFrame<'a> {
         let (segment, payload) = (usize::from(segment_bytes), bytes.len() - place.headers);
         let fits = bytes.len() <= SUPER_BYTES_MAX
             && length + header_bytes == bytes.len() - place.l3
-            && (1..payload).contains(&segment)
+            && (SEGMENT_BYTES_MIN..payload).contains(&segment)
             && place.headers + segment <= FRAME_BYTES_MAX;
         fits.then_some(Self { bytes, segment_bytes, place })
     }
@@ -290,6 +290,9 @@ fn short(length: usize) -> u16 {
     u16::try_from(length).unwrap_or(u16::MAX)
 }
 
+/// Shortest segments that a super-frame may ask for: whoever has to cut it does the work of each, so one must not be
+/// thousands. Hosts have an MSS of 500 and more; for others it is the sender who cuts.
+const SEGMENT_BYTES_MIN: usize = 256;
 const TAGS_MAX: usize = 2;
 /// Ethernet with two tags, IPv6 with some extension headers, TCP with all options.
 const HEADERS_BYTES_MAX: usize = 256;
@@ -355,7 +358,8 @@ mod tests {
             bytes[at] = byte;
             bytes
         };
-        let cases: [(&str, Vec<u8>, u16); 9] = [
+        let cases: [(&str, Vec<u8>, u16); 10] = [
+            ("segments too short", good.clone(), 255),
             ("no segments", good.clone(), 0),
             ("one segment", good.clone(), 3000),
             ("segments too long", good.clone(), 1560),

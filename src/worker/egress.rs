@@ -240,11 +240,10 @@ fn note(pushed: Pushed, frames: u64, dirty: &mut Vec<ConnKey>, counters: &Counte
                 dirty.push(key);
             }
         }
-        Pushed::Waiting { shed } => {
+        Pushed::Waiting => counters.queued.add(frames),
+        Pushed::Replacing { reason, shed } => {
             counters.queued.add(frames);
-            if shed > 0 {
-                counters.drop_frames(DropReason::EgressQueueFull, shed.into());
-            }
+            counters.drop_frames(reason, shed.into());
         }
         Pushed::Dropped(reason) => counters.drop_frames(reason, frames),
     }

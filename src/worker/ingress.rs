@@ -12,7 +12,7 @@ use crate::metrics::drops::DropReason;
 use crate::tick::Tick;
 use crate::tunnel::link::FrameSink;
 use crate::wire::ethernet::Frame;
-use crate::wire::super_frame::SuperFrame;
+use crate::wire::super_frame::{SuperFrame, on_wire};
 
 /// Takes the frames of one member, in the step in which his bytes are read.
 pub struct Ingress<'a> {
@@ -105,7 +105,11 @@ impl Fabric {
         if self.outbox.push(worker, &parcel.to_words(), bytes) {
             self.counters.handed_over.add(1);
         } else {
-            self.counters.drop_frame(DropReason::MailboxFull);
+            let frames = match parcel.meta.segment_bytes {
+                0 => 1,
+                segment_bytes => on_wire(bytes, bytes.len(), segment_bytes).0,
+            };
+            self.counters.drop_frames(DropReason::MailboxFull, frames);
         }
     }
 }

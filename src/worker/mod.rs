@@ -94,6 +94,8 @@ pub struct Worker<Io: StreamIo> {
     timers: Timers,
     gathering: Gathering,
     now: Tick,
+    /// How long the last turn worked.
+    worked: Duration,
     /// Frames dropped up to the last sample, by reason, and when the next one is due.
     sampled: Vec<u64>,
     sample_at: Tick,
@@ -132,6 +134,7 @@ impl<Io: StreamIo> Worker<Io> {
             timers,
             gathering,
             now,
+            worked: Duration::ZERO,
             sampled: vec![0; DropReason::ALL.len()],
             sample_at: now + turn::SAMPLE,
             stamp: 0,

@@ -8,7 +8,7 @@
 //! 5. timers: keep-alives, timeouts, ageing, what a gateway and NAT have to do
 //! 6. flush: seal every record under construction, queue it for sending; hand the lanes their bursts
 //!
-//! The clock is read once, after the wait. A turn never waits for a member: what cannot be sent is queued,
+//! The clock is read after the wait, and once more at the end. A turn never waits for a member: what cannot be sent is queued,
 //! and dropped for that member alone when his queue is full. Whatever touches a port's state runs in
 //! `Worker::step`, so that a defect ends one session and not the worker.
 #![forbid(unsafe_code)]
@@ -49,11 +49,11 @@ const PARCELS_PER_TURN: usize = 4096;
 
 impl<Io: StreamIo> Worker<Io> {
     /// One turn. Waits `longest` at most, less if a timer is due, not at all if commands or mail are there.
-    /// `clock` is asked once, after the wait.
+    /// `clock` is asked after the wait, and at the end for how long the turn has worked.
     ///
     /// # Errors
     /// If the back end failed; the worker cannot go on then.
-    pub fn turn(&mut self, longest: Wait, clock: impl FnOnce() -> Tick) -> io::Result<()> {
+    pub fn turn(&mut self, longest: Wait, mut clock: impl FnMut() -> Tick) -> io::Result<()> {
         let wait = match self.until_next_timer(longest) {
             Wait::Poll => Wait::Poll,
             wait if self.mail.fall_asleep() => wait,
@@ -69,6 +69,7 @@ impl<Io: StreamIo> Worker<Io> {
         self.expire();
         self.end_broken();
         self.flush();
+        self.worked = clock().since(self.now);
         Ok(())
     }
 
@@ -180,7 +181,8 @@ impl<Io: StreamIo> Worker<Io> {
         self.fabric.pools.sends.give(buf);
         let Some(id) = self.conns.live_port(key) else { return self.closing_sent(key, result.is_ok()) };
         let Some(port) = self.fabric.ports.get_mut(id) else { return };
-        let sent = port.link.sent(key, self.now);
+        // What the worker itself took since the send began is not the path's.
+        let sent = port.link.sent(key, self.now.earlier(self.worked));
         if let Some(bytes) = sent.unsent {
             self.io.limit_unsent(key, bytes);
         }

@@ -647,6 +647,8 @@ impl<D: Device> FrameSink for Inward<D> {
         };
         match self.device.send(header, std::iter::once(frame.bytes())) {
             Ok(true) => {}
+            // Before Linux 6.2 the device does not cut UDP.
+            Ok(false) if frame.kind() == Kind::Udp => frame.cut(&mut |frame| self.frame(frame)),
             Ok(false) => self.refused += frame.on_wire().0,
             Err(error) => self.failed = Some(error),
         }
