@@ -4,7 +4,7 @@
 //! 1. What is urgent leaves first ([`Band::Priority`]).
 //! 2. A flow that has nothing waiting goes ahead of those that have, once: acknowledgements, questions and key strokes
 //!    never stand behind a download.
-//! 3. The others take turns by bytes ([`QUANTUM`]).
+//! 3. The others take turns by bytes (`QUANTUM`).
 //! 4. A flow whose frames have all waited too long for a while loses one now and then, ever sooner, until they do not:
 //!    TCP inside slows down before there is a long queue.
 //! 5. Where there is no room, the flow that takes most of it loses its oldest frame.

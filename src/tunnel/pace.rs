@@ -1,7 +1,7 @@
 //! How much may wait unsent in the kernel behind a slow path.
 //!
 //! What the kernel has taken leaves in that order, however urgent a later frame is. So it gets no more than leaves within
-//! [`AHEAD`]: in one send, and, by `TCP_NOTSENT_LOWAT`, before it takes the next. The rate of the path is seen from how
+//! 2 ms: in one send, and, by `TCP_NOTSENT_LOWAT`, before it takes the next. The rate of the path is seen from how
 //! long sends take while frames wait.
 #![forbid(unsafe_code)]
 
