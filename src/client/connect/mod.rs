@@ -12,6 +12,7 @@ mod backoff;
 mod certificate;
 mod dhcp;
 mod dialler;
+mod folder;
 mod identity;
 mod keeper;
 mod password;
@@ -35,7 +36,6 @@ use self::report::Reporter;
 use self::session::Life;
 use crate::client::card::{Card, WATCH_DEVICE};
 use crate::client::via::Via;
-use crate::control::state;
 use crate::sys::clock::monotonic;
 use crate::sys::congestion::Congestion;
 use crate::sys::epoll::{EpollConfig, EpollIo};
@@ -178,7 +178,7 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
 /// that run has ended.
 fn keep(args: &ConnectArgs, reporter: &mut Reporter) -> Result<Option<Keeper>, ConnectError> {
     let places =
-        Places { folder: state::default_path(), resolver: "/etc/resolv.conf".into(), device: args.device.clone() };
+        Places { folder: folder::default_path(), resolver: "/etc/resolv.conf".into(), device: args.device.clone() };
     tell_restored(reporter, Keeper::after_crash(&places).map_err(ConnectError::Device)?);
     Keeper::begin(places, args.dhcp).map_err(ConnectError::Device)
 }
