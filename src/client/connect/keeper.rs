@@ -14,7 +14,7 @@ use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::libc;
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::folder::{self, failed};
+use crate::client::via::secret;
 use crate::sys::clock::monotonic;
 use crate::tick::Tick;
 
@@ -304,7 +305,7 @@ fn write_resolver(file: &Path, now: &Resolver, found: &Resolver) -> io::Result<b
 
 /// What `ip` says to these words; `None` if it fails or is not there.
 fn ip(words: &[&str]) -> Option<String> {
-    let mut command = Command::new("ip");
+    let mut command = secret::program("ip");
     // Started by a service manager, its folder may not be among those that are searched.
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"));

@@ -227,11 +227,12 @@ fn address_device(args: &ConnectArgs, tap: &Tap) -> Result<(), ConnectError> {
     Ok(())
 }
 
-/// The address of the card: as typed, else one that this account on this machine always has, locally administered.
+/// The address of the card: as typed, else one that this account on this machine always has, locally administered. A
+/// bridge takes the lowest address of its ports for its own: that must go on being another one.
 fn mac(args: &ConnectArgs) -> Mac {
     args.mac.unwrap_or_else(|| {
         let [a, b, c, d, e, ..] = account_id(args, "card");
-        Mac([0x5e, a, b, c, d, e])
+        Mac([if args.bridge.is_some() { 0xfe } else { 0x5e }, a, b, c, d, e])
     })
 }
 
@@ -294,3 +295,25 @@ const DEVICE_QUEUE: usize = 200;
 const RECEIVE_BUFFERS: u16 = 64;
 /// The number of the signals among what is watched.
 const WATCH_SIGNALS: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        connect: ConnectArgs,
+    }
+
+    #[test]
+    fn a_bridge_keeps_its_own_address() {
+        let first = |more: &[&str]| {
+            let line = Line::parse_from([&["connect", "vpn.example.org", "--user", "alice"], more].concat());
+            mac(&line.connect).0[0]
+        };
+        assert_eq!((first(&[]), first(&["--bridge", "br0"])), (0x5e, 0xfe));
+        assert_eq!(first(&["--bridge", "br0", "--mac", "02:00:00:00:00:01"]), 2);
+    }
+}
