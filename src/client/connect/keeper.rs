@@ -1,5 +1,5 @@
 //! What the machine had before, so that it gets that back: name servers, default routes, and what a device that stays
-//! had of addresses and bridge.
+//! had: addresses, bridge, and how it was set up.
 //!
 //! DHCP clients write `/etc/resolv.conf` and leave it so. What is there is written down directly before the client starts,
 //! in a file of the card's own folder (`folder.rs`); at the end it is put back, and the file goes. Whoever finds that file
@@ -78,6 +78,9 @@ struct Standing {
     bridge: Option<String>,
     /// With the lengths of their prefixes.
     addresses: Vec<String>,
+    up: bool,
+    /// What else is set, with its name to `ip link set`.
+    settings: Vec<(String, String)>,
 }
 
 impl Keeper {
@@ -200,6 +203,16 @@ impl Keeper {
                 said.push(format!("{device} in {}", found.bridge.as_deref().unwrap_or("no bridge")));
             }
         }
+        let settings = found.settings.iter().filter(|setting| !now.settings.contains(setting));
+        let settings = settings.map(|(name, value)| vec![name.as_str(), value]);
+        let down = (now.up && !found.up).then(|| vec!["down"]);
+        for words in down.into_iter().chain(settings) {
+            if ip(&[&["link", "set", "dev", device], &words[..]].concat()).is_some() {
+                said.push(format!("{device} {}", words.join(" ")));
+            }
+        }
+        // Switching it off has taken some.
+        let Some(now) = standing(device) else { return };
         for address in found.addresses.iter().filter(|address| !now.addresses.contains(address)) {
             if ip(&["addr", "add", address, "dev", device]).is_some() {
                 said.push(format!("{device} with {address}"));
@@ -362,7 +375,14 @@ fn standing_in(said: &str) -> Option<Standing> {
         let (local, prefix) = (info.get("local")?.as_str()?, info.get("prefixlen")?.as_u64()?);
         (!own).then(|| format!("{local}/{prefix}"))
     };
-    Some(Standing { bridge, addresses: infos.into_iter().flatten().filter_map(address).collect() })
+    let addresses = infos.into_iter().flatten().filter_map(address).collect();
+    let up = device.get("flags")?.as_array()?.iter().any(|flag| flag == "UP");
+    let setting = |(key, name): (&str, &str)| {
+        let value = device.get(key)?;
+        Some((name.to_owned(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+    };
+    let settings = [("address", "address"), ("mtu", "mtu"), ("txqlen", "txqueuelen")];
+    Some(Standing { bridge, addresses, up, settings: settings.into_iter().filter_map(setting).collect() })
 }
 
 /// How long a DHCP client takes to change what it changes, once it has begun.
@@ -582,13 +602,55 @@ mod tests {
         let said = "default via 192.0.2.1 dev eth0 proto dhcp src 192.0.2.9 metric 100 linkdown \n\
                     default via 10.0.0.1 dev hub0 \ndefault via fe80::1 dev eth1 proto ra metric 1024 expires 900sec\n";
         assert_eq!(routes_in(said, "hub0"), ["default via 192.0.2.1 dev eth0 proto dhcp src 192.0.2.9 metric 100"]);
-        let said = r#"[{"ifname":"hub0","master":"br0","linkinfo":{"info_kind":"tun","info_data":{"type":"tap","persist":true}},
+        let said = r#"[{"ifname":"hub0","master":"br0","flags":["UP"],"mtu":1400,"txqlen":500,
+            "address":"02:00:00:00:00:01","linkinfo":{"info_kind":"tun","info_data":{"type":"tap","persist":true}},
             "addr_info":[{"family":"inet","local":"10.0.0.5","prefixlen":24,"scope":"global"},
                          {"family":"inet6","local":"fe80::1","prefixlen":64,"scope":"link"}]}]"#;
-        let want = Standing { bridge: Some("br0".into()), addresses: vec!["10.0.0.5/24".into()] };
+        let settings = [("address", "02:00:00:00:00:01"), ("mtu", "1400"), ("txqueuelen", "500")];
+        let want = Standing {
+            bridge: Some("br0".into()),
+            addresses: vec!["10.0.0.5/24".into()],
+            up: true,
+            settings: settings.map(|(name, value)| (name.into(), value.into())).to_vec(),
+        };
         assert_eq!(standing_in(said), Some(want));
         assert_eq!(standing_in(&said.replace("true", "false")), None);
         assert_eq!(standing_in("[{}]"), None);
+    }
+
+    #[test]
+    fn a_device_is_set_up_as_before() {
+        use crate::sys::tap::{Tap, TapSettings};
+        crate::sys::nic::tests::in_namespace(|| {
+            let ip = |words: &str| super::ip(&words.split(' ').collect::<Vec<_>>());
+            let dir = tempfile::tempdir().unwrap();
+            let places = Places { device: "hub0".into(), ..places(dir.path()) };
+            for words in [
+                "tuntap add dev hub0 mode tap",
+                "link set hub0 address 02:00:00:00:00:01 mtu 1400 txqueuelen 500",
+                "addr add 2001:db8::5/64 dev hub0",
+            ] {
+                assert!(ip(words).is_some(), "ip {words}");
+            }
+            let before = standing("hub0").unwrap();
+            let tap = Tap::attach("hub0").unwrap();
+            let keeper = Keeper::begin(places.clone(), false).unwrap().unwrap();
+            assert_eq!(keeper.found.device.as_ref(), Some(&before), "taken is not changed");
+            let mac = crate::wire::ethernet::Mac([0x5e, 1, 2, 3, 4, 5]);
+            tap.set_up(&TapSettings { mac, mtu: 1500, queue: 200 }).unwrap();
+            let during = standing("hub0").unwrap();
+            assert!(
+                during.up && during.settings.iter().all(|setting| !before.settings.contains(setting)),
+                "{during:?}"
+            );
+            drop(tap);
+            let said = keeper.end().join(", ");
+            assert_eq!(standing("hub0").unwrap(), before);
+            assert!(
+                said.starts_with("hub0 down, hub0 address 02:00:00:00:00:01, hub0 mtu 1400, hub0 txqueuelen 500"),
+                "{said}"
+            );
+        });
     }
 
     /// Addresses and bridge of a device that stays; a default route that has gone.

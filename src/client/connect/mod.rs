@@ -134,9 +134,9 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
     let via = way(args)?;
     forbid_core_dumps().map_err(while_doing("forbid core dumps"))?;
     let signals = signals::catch().map_err(while_doing("catch signals"))?;
-    let tap = open_device(args)?;
+    let tap = Tap::attach(&args.device)?;
     let mut keeper = keep(args, reporter)?;
-    address_device(args, &tap)?;
+    set_up_device(args, &tap)?;
     let told = json!({"device": tap.name(), "mac": mac(args).to_string(), "bridge": args.bridge});
     reporter.tell("device", told, &format!("device {}", tap.name()));
     let waker = Waker::new().map_err(while_doing("make an eventfd"))?;
@@ -212,12 +212,8 @@ impl Parts<'_> {
     }
 }
 
-fn open_device(args: &ConnectArgs) -> Result<Tap, ConnectError> {
-    let settings = TapSettings { name: args.device.clone(), mac: mac(args), mtu: MTU, queue: DEVICE_QUEUE };
-    Ok(Tap::open(&settings)?)
-}
-
-fn address_device(args: &ConnectArgs, tap: &Tap) -> Result<(), ConnectError> {
+fn set_up_device(args: &ConnectArgs, tap: &Tap) -> Result<(), ConnectError> {
+    tap.set_up(&TapSettings { mac: mac(args), mtu: MTU, queue: DEVICE_QUEUE })?;
     for network in &args.address {
         tap.set_address(network.address, network.prefix)?;
     }
