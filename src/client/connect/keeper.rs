@@ -355,7 +355,7 @@ fn default_route(route: &str) -> Option<(&str, Vec<&str>)> {
     let words: Vec<&str> = words.split(' ').collect();
     let good = ["-4", "-6"].contains(&family) && words.first() == Some(&"default");
     let is_option = |word: &&str| word.is_empty() || word.starts_with('-');
-    (good && !words.iter().any(|word| is_option(word))).then_some((family, words))
+    (good && !words.iter().any(is_option)).then_some((family, words))
 }
 
 /// What a device has that stays when we go; `None` if it does not stay.
