@@ -498,7 +498,7 @@ lans_row_crash() {
     within 20 home_leased || fail "no lease: $(tail -3 "$RUN/third/out")"
     leg_end third TERM
     home_as_before || fail "after the end resolv.conf is $(cat "$RUN/home/etc/resolv.conf")"
-    ! compgen -G "$RUN/home/lib/hublane/restore-*" >/dev/null || fail 'the note is still there'
+    ! compgen -G "$RUN/home/lib/hublane-connect/restore-*" >/dev/null || fail 'the note is still there'
     detail "ended: $(leg_says third restored what)"
     in_client 3 ip route del default
 }

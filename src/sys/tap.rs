@@ -1,7 +1,7 @@
 //! A TAP device: a network card of the host whose frames a program carries.
 //!
 //! In front of each frame stands a virtio-net header ([`super::vnet`]), so that a super-packet of 64 KiB passes in one
-//! piece, both ways, with its checksum unfinished. A device that [`Tap::open`] made goes away with the last descriptor
+//! piece, both ways, with its checksum unfinished. A device that [`Tap::attach`] made goes away with the last descriptor
 //! of it, and so do its addresses and routes; one that somebody made before for this user (`ip tuntap add`) stays.
 #![allow(unsafe_code)]
 
@@ -58,8 +58,6 @@ pub enum TapError {
 /// How a device shall be.
 #[derive(Clone, Debug)]
 pub struct TapSettings {
-    /// Its name.
-    pub name: String,
     /// Address of the card.
     pub mac: Mac,
     /// Longest packet.
@@ -80,35 +78,41 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Makes the device, or takes the one that was made for this user, and switches it on.
+    /// Makes the device called `name`, or takes the one that was made for this user, which stays as it is. Nobody else can
+    /// take it then.
     ///
     /// # Errors
     /// See [`TapError`].
-    pub fn open(settings: &TapSettings) -> Result<Self, TapError> {
-        let TapSettings { name, mac, mtu, queue } = settings;
+    pub fn attach(name: &str) -> Result<Self, TapError> {
         check_name(name)?;
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
         let tun = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/net/tun");
         let fd = OwnedFd::from(tun.map_err(|error| match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::NoTun,
-            Some(libc::EACCES | libc::EPERM) => TapError::NotPermitted(name.clone()),
-            _ => TapError::System { device: name.clone(), doing: "open /dev/net/tun", source: error },
+            Some(libc::EACCES | libc::EPERM) => TapError::NotPermitted(name.to_owned()),
+            _ => TapError::System { device: name.to_owned(), doing: "open /dev/net/tun", source: error },
         })?);
         attach(&fd, name)?;
         let cuts_udp = offload(&fd, OFFLOAD_TCP | OFFLOAD_UDP).is_ok();
         if !cuts_udp {
             offload(&fd, OFFLOAD_TCP).map_err(|source| failed(name, "leave checksums to us", source))?;
         }
-        let tap = Self { fd, name: name.clone(), room: vec![0; ROOM_BYTES].into_boxed_slice(), cuts_udp };
-        match tap.configure(*mac, *mtu, *queue) {
-            // The owner of a device that root made may use it as it is, and only that.
-            Err(TapError::System { source, .. }) if source.raw_os_error() == Some(libc::EPERM) => {}
-            done => done?,
-        }
-        Ok(tap)
+        Ok(Self { fd, name: name.to_owned(), room: vec![0; ROOM_BYTES].into_boxed_slice(), cuts_udp })
     }
 
-    fn configure(&self, mac: Mac, mtu: usize, queue: usize) -> Result<(), TapError> {
+    /// Makes it as it shall be and switches it on, if we have the right to do so.
+    ///
+    /// # Errors
+    /// If the kernel does not take the settings.
+    pub fn set_up(&self, settings: &TapSettings) -> Result<(), TapError> {
+        match self.configure(settings) {
+            // The owner of a device that root made may use it as it is, and only that.
+            Err(TapError::System { source, .. }) if source.raw_os_error() == Some(libc::EPERM) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn configure(&self, &TapSettings { mac, mtu, queue }: &TapSettings) -> Result<(), TapError> {
         let failed = |doing| move |source| failed(&self.name, doing, source);
         let control = Control::new(AddressFamily::Inet).map_err(failed("open a socket"))?;
         let mut card = request(&self.name);
@@ -376,17 +380,19 @@ mod tests {
     use crate::sys::netdev::Devices;
     use crate::sys::nic::tests::{in_namespace, ip};
 
-    fn settings(name: &str) -> TapSettings {
-        TapSettings { name: name.into(), mac: Mac([0x5e, 1, 2, 3, 4, 5]), mtu: 1500, queue: 100 }
+    fn open(name: &str) -> Result<Tap, TapError> {
+        let tap = Tap::attach(name)?;
+        tap.set_up(&TapSettings { mac: Mac([0x5e, 1, 2, 3, 4, 5]), mtu: 1500, queue: 100 })?;
+        Ok(tap)
     }
 
     #[test]
     fn a_device_comes_and_goes() {
         in_namespace(|| {
-            let tap = Tap::open(&settings("hub0")).unwrap();
+            let tap = open("hub0").unwrap();
             let seen = Devices::new().unwrap().find("hub0").unwrap();
             assert_eq!((seen.mac, seen.mtu, seen.up), (Mac([0x5e, 1, 2, 3, 4, 5]), 1500, true));
-            assert!(matches!(Tap::open(&settings("hub0")), Err(TapError::Busy(_))));
+            assert!(matches!(open("hub0"), Err(TapError::Busy(_))));
             tap.set_address("192.0.2.7".parse().unwrap(), 24).unwrap();
             tap.set_address("2001:db8::7".parse().unwrap(), 64).unwrap();
             let addresses = crate::sys::netdev::addressing("hub0").unwrap().addresses;
@@ -411,7 +417,7 @@ mod tests {
     #[test]
     fn names_that_are_none() {
         for name in ["", "a name", "sixteen-letters-", "..", "a/b"] {
-            assert!(matches!(Tap::open(&settings(name)), Err(TapError::Name(_))), "{name}");
+            assert!(matches!(open(name), Err(TapError::Name(_))), "{name}");
         }
     }
 
@@ -419,7 +425,7 @@ mod tests {
     fn a_device_of_another_kind_is_left_alone() {
         in_namespace(|| {
             ip("link add hl0 type veth peer name hl1");
-            assert!(matches!(Tap::open(&settings("hl0")), Err(TapError::OtherKind(_))));
+            assert!(matches!(open("hl0"), Err(TapError::OtherKind(_))));
         });
     }
 
@@ -427,7 +433,7 @@ mod tests {
     #[test]
     fn frames_pass_both_ways() {
         in_namespace(|| {
-            let mut tap = Tap::open(&settings("hub0")).unwrap();
+            let mut tap = open("hub0").unwrap();
             tap.set_address("192.0.2.7".parse().unwrap(), 24).unwrap();
             let arp = |op: u8, from: [u8; 4], to: [u8; 4]| {
                 let mut frame =

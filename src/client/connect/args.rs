@@ -83,7 +83,7 @@ pub struct ConnectArgs {
     #[arg(long, value_name = "SHA256", value_parser = parse_fingerprint, conflicts_with = "insecure")]
     pub pin: Option<[u8; 32]>,
     /// Where certificates of servers are remembered, if neither --ca nor --pin is given: the first one is taken and shown,
-    /// another one refused [default: known_servers in /var/lib/hublane for root, else in ~/.local/state/hublane].
+    /// another one refused [default: known_servers in /var/lib/hublane-connect for root, else in ~/.local/state/hublane].
     #[arg(long, value_name = "FILE")]
     pub known_servers: Option<PathBuf>,
     /// Take any certificate: whoever stands in between can read and change everything.

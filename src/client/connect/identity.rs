@@ -15,7 +15,8 @@ use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
 use super::args::{ConnectArgs, Endpoint, parse_fingerprint};
-use crate::control::state::{self, files};
+use super::folder;
+use crate::control::state::files;
 use crate::tls::config::{ServerTrust, TlsVersions, client_config};
 
 /// What a server's certificate is compared with.
@@ -86,7 +87,7 @@ impl Identity {
     /// As the options say.
     ///
     /// # Errors
-    /// If the file of --ca cannot be used.
+    /// If the file of --ca cannot be used, or others may write to the folder of known servers.
     pub(super) fn of(args: &ConnectArgs) -> Result<Self, IdentityError> {
         if let Some(file) = &args.ca {
             return Ok(Self::Ca(Arc::new(roots(file)?)));
@@ -97,8 +98,12 @@ impl Identity {
         if args.insecure {
             return Ok(Self::Any);
         }
-        let default = || state::default_path().join("known_servers");
-        Ok(Self::Known(args.known_servers.clone().unwrap_or_else(default)))
+        if let Some(file) = &args.known_servers {
+            return Ok(Self::Known(file.clone()));
+        }
+        let folder = folder::default_path();
+        folder::check(&folder).map_err(|what| failed(&folder.join(KNOWN_SERVERS), what))?;
+        Ok(Self::Known(folder.join(KNOWN_SERVERS)))
     }
 
     /// How rustls is set up for it: fingerprints are compared by [`Self::check`], which can tell them.
@@ -192,6 +197,9 @@ fn known(text: &str, server: &Endpoint) -> Option<[u8; 32]> {
         name.eq_ignore_ascii_case(&wanted).then(|| parse_fingerprint(fingerprint.trim()).ok())?
     })
 }
+
+/// In the card's own folder.
+const KNOWN_SERVERS: &str = "known_servers";
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ mod backoff;
 mod certificate;
 mod dhcp;
 mod dialler;
+mod folder;
 mod identity;
 mod keeper;
 mod password;
@@ -35,7 +36,6 @@ use self::report::Reporter;
 use self::session::Life;
 use crate::client::card::{Card, WATCH_DEVICE};
 use crate::client::via::Via;
-use crate::control::state;
 use crate::sys::clock::monotonic;
 use crate::sys::congestion::Congestion;
 use crate::sys::epoll::{EpollConfig, EpollIo};
@@ -134,9 +134,9 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
     let via = way(args)?;
     forbid_core_dumps().map_err(while_doing("forbid core dumps"))?;
     let signals = signals::catch().map_err(while_doing("catch signals"))?;
-    let tap = open_device(args)?;
+    let tap = Tap::attach(&args.device)?;
     let mut keeper = keep(args, reporter)?;
-    address_device(args, &tap)?;
+    set_up_device(args, &tap)?;
     let told = json!({"device": tap.name(), "mac": mac(args).to_string(), "bridge": args.bridge});
     reporter.tell("device", told, &format!("device {}", tap.name()));
     let waker = Waker::new().map_err(while_doing("make an eventfd"))?;
@@ -178,7 +178,7 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
 /// that run has ended.
 fn keep(args: &ConnectArgs, reporter: &mut Reporter) -> Result<Option<Keeper>, ConnectError> {
     let places =
-        Places { folder: state::default_path(), resolver: "/etc/resolv.conf".into(), device: args.device.clone() };
+        Places { folder: folder::default_path(), resolver: "/etc/resolv.conf".into(), device: args.device.clone() };
     tell_restored(reporter, Keeper::after_crash(&places).map_err(ConnectError::Device)?);
     Keeper::begin(places, args.dhcp).map_err(ConnectError::Device)
 }
@@ -212,12 +212,8 @@ impl Parts<'_> {
     }
 }
 
-fn open_device(args: &ConnectArgs) -> Result<Tap, ConnectError> {
-    let settings = TapSettings { name: args.device.clone(), mac: mac(args), mtu: MTU, queue: DEVICE_QUEUE };
-    Ok(Tap::open(&settings)?)
-}
-
-fn address_device(args: &ConnectArgs, tap: &Tap) -> Result<(), ConnectError> {
+fn set_up_device(args: &ConnectArgs, tap: &Tap) -> Result<(), ConnectError> {
+    tap.set_up(&TapSettings { mac: mac(args), mtu: MTU, queue: DEVICE_QUEUE })?;
     for network in &args.address {
         tap.set_address(network.address, network.prefix)?;
     }
@@ -227,11 +223,12 @@ fn address_device(args: &ConnectArgs, tap: &Tap) -> Result<(), ConnectError> {
     Ok(())
 }
 
-/// The address of the card: as typed, else one that this account on this machine always has, locally administered.
+/// The address of the card: as typed, else one that this account on this machine always has, locally administered. A
+/// bridge takes the lowest address of its ports for its own: that must go on being another one.
 fn mac(args: &ConnectArgs) -> Mac {
     args.mac.unwrap_or_else(|| {
         let [a, b, c, d, e, ..] = account_id(args, "card");
-        Mac([0x5e, a, b, c, d, e])
+        Mac([if args.bridge.is_some() { 0xfe } else { 0x5e }, a, b, c, d, e])
     })
 }
 
@@ -294,3 +291,25 @@ const DEVICE_QUEUE: usize = 200;
 const RECEIVE_BUFFERS: u16 = 64;
 /// The number of the signals among what is watched.
 const WATCH_SIGNALS: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        connect: ConnectArgs,
+    }
+
+    #[test]
+    fn a_bridge_keeps_its_own_address() {
+        let first = |more: &[&str]| {
+            let line = Line::parse_from([&["connect", "vpn.example.org", "--user", "alice"], more].concat());
+            mac(&line.connect).0[0]
+        };
+        assert_eq!((first(&[]), first(&["--bridge", "br0"])), (0x5e, 0xfe));
+        assert_eq!(first(&["--bridge", "br0", "--mac", "02:00:00:00:00:01"]), 2);
+    }
+}

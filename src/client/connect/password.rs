@@ -10,11 +10,9 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use super::args::ConnectArgs;
+use crate::client::via::secret::USER_VARIABLE as VARIABLE;
 use crate::control::state::accounts::PASSWORD_BYTES_MAX;
 use crate::control::state::files::PRIVATE;
-
-/// The environment variable.
-pub(super) const VARIABLE: &str = "HUBLANE_PASSWORD";
 
 /// The password; the text of an error says what to do.
 ///

@@ -290,6 +290,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         notify(&format!("READY=1\nSTATUS=connected to {} as {}", self.args.server, session.name));
         self.state = State::Up(Box::new(session));
         if let Some(program) = self.dhcp_program.take() {
+            self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.before_dhcp()).map_err(ConnectError::Device)?;
             let failed = |error| ConnectError::Device(format!("{} cannot be started: {error}", program.display()));
             self.dhcp = Some(DhcpClient::start(&program, self.card.device().name()).map_err(failed)?);
         }
@@ -470,6 +471,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         notify("STOPPING=1");
         let end = self.now + STOPPING;
         if let Some(dhcp) = &mut self.dhcp {
+            self.keeper.iter_mut().for_each(|keeper| keeper.before_dhcp_ends());
             dhcp.ask_to_end();
         }
         while self.dhcp.as_mut().is_some_and(|dhcp| !dhcp.has_ended()) && self.now < end {

@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use thiserror::Error;
@@ -15,6 +17,16 @@ use super::Via;
 
 /// Name of the variable.
 pub const VARIABLE: &str = "HUBLANE_PROXY_PASSWORD";
+/// Name of the one with the password of the hub's user.
+pub const USER_VARIABLE: &str = "HUBLANE_PASSWORD";
+
+/// Another program, to be started without the passwords that our environment may hold: scripts that it starts in turn
+/// could show them.
+pub fn program(name: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(name);
+    command.env_remove(VARIABLE).env_remove(USER_VARIABLE);
+    command
+}
 
 /// Why there is no password.
 #[derive(Debug, Error)]
@@ -109,6 +121,13 @@ impl Drop for Quiet<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_do_not_get_passwords() {
+        let command = program("ssh");
+        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        assert_eq!(removed, ["HUBLANE_PASSWORD", "HUBLANE_PROXY_PASSWORD"]);
+    }
 
     #[test]
     fn a_file_gives_its_first_line() {

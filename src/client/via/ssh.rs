@@ -14,14 +14,14 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::stream::Stream;
-use super::{Deadline, SshHost, Target, ViaError};
+use super::{Deadline, SshHost, Target, ViaError, secret};
 
 /// The `ssh` that carries a way; dropping it ends it.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ fn forward_by(
     let (errors, their_errors) = UnixStream::pair().map_err(ViaError::Socket)?;
     let their_input = theirs.try_clone().map_err(ViaError::Socket)?;
     let reader = errors.try_clone().map_err(ViaError::Socket)?;
-    let mut command = Command::new(program[0]);
+    let mut command = secret::program(program[0]);
     command.args(&program[1..]).args(arguments(host, target, deadline.whole())).process_group(0);
     command.stdin(OwnedFd::from(their_input)).stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(their_errors));
     let child = command.spawn().map_err(|error| ViaError::SshMissing { error })?;
