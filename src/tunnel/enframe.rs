@@ -52,7 +52,7 @@ impl Batch {
         self.push_marked(area, 0, max, write)
     }
 
-    /// The same with `mark` in the size word: [`super_mark`] for a super-frame.
+    /// The same with `mark` in the size word: `super_mark` for a super-frame.
     #[inline]
     pub fn push_marked(
         &mut self,
