@@ -20,7 +20,7 @@ use serde_json::json;
 use super::args::ConnectArgs;
 use super::backoff::Backoff;
 use super::dhcp::DhcpClient;
-use super::dialler::{Answer, CallError, Dialler, Entered, Order};
+use super::dialler::{Answer, CallError, Dialler, Entered, Order, suit_path};
 use super::identity::{Standing, hex};
 use super::keeper::Keeper;
 use super::report::{Reporter, notify, rate, span};
@@ -80,9 +80,13 @@ struct Session {
     path: String,
     cipher: String,
     lines: Vec<Attached>,
+    /// Round-trip time, as it was when it was last known.
+    rtt: Duration,
     /// A connection was ordered.
     joining: bool,
     join_at: Tick,
+    /// How many in a row could not be had.
+    not_joined: u8,
     /// How many connections in a row the server has ended as soon as they had come.
     ended_at_once: u8,
     /// The server is of our kind: it takes a reset well.
@@ -101,6 +105,15 @@ impl Session {
         self.lines.iter().filter_map(|line| Some((line.key, tcp_info(line.probe.as_ref()?).ok()?)))
     }
 
+    /// Looks at the path, which may have become a slow one, or a fast one.
+    fn suit_path(&mut self) {
+        for line in &self.lines {
+            line.probe.iter().for_each(|probe| suit_path(probe, self.is_ours));
+        }
+        let known = self.infos().filter(|(_, info)| info.timeouts == 0).map(|(_, info)| info.rtt);
+        self.rtt = known.max().unwrap_or(self.rtt);
+    }
+
     /// One of those that are stuck.
     fn stuck(&self) -> Option<ConnKey> {
         self.infos().find(|(_, info)| is_stuck(info)).map(|(key, _)| key)
@@ -109,7 +122,14 @@ impl Session {
 
 /// Three timeouts in a row come after 1.4 s at the least; a lost segment alone does not make them.
 fn is_stuck(info: &TcpInfo) -> bool {
-    info.timeouts >= STUCK_TIMEOUTS && info.silent >= STUCK_SILENT
+    info.timeouts >= STUCK_TIMEOUTS && info.silent >= STUCK_SILENT.max(info.rtt * 2)
+}
+
+/// How long to wait for a connection while the way may be dead, over a path of this round-trip time. After some in a row
+/// that did not come (`failed`) one gets more: the way may have become a slow one.
+fn patience_stuck(rtt: Duration, failed: u8) -> Duration {
+    let patience = rtt.saturating_mul(4).max(PATIENCE_STUCK);
+    if failed % LONGER_EACH == LONGER_EACH - 1 { patience.max(PATIENCE) } else { patience }
 }
 
 impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
@@ -209,13 +229,17 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
                 if !session.joining && session.lines.len() < session.wanted && now >= session.join_at =>
             {
                 // Without any the way may be dead, and shall not be waited for when it is back.
-                let patience = if session.lines.is_empty() { PATIENCE_STUCK } else { PATIENCE };
+                let stuck = patience_stuck(session.rtt, session.not_joined);
+                let patience = if session.lines.is_empty() { stuck } else { stuck.max(PATIENCE) };
                 order_join(session, &self.dialler, patience);
             }
             _ => {}
         }
         if now >= self.look_at {
             self.look_at = now + LOOK;
+            if let State::Up(session) = &mut self.state {
+                session.suit_path();
+            }
             self.replace_stuck();
             self.show();
             if let (Some(_), Some(keeper)) = (&self.dhcp, &mut self.keeper) {
@@ -234,7 +258,8 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let stuck = session.stuck();
         if session.lines.len() <= session.wanted {
             if stuck.is_some() {
-                order_join(session, &self.dialler, PATIENCE_STUCK);
+                let patience = patience_stuck(session.rtt, session.not_joined);
+                order_join(session, &self.dialler, patience);
             }
             return;
         }
@@ -266,8 +291,10 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             path,
             cipher: describe(suite),
             lines: Vec::new(),
+            rtt: Duration::ZERO,
             joining: false,
             join_at: self.now,
+            not_joined: 0,
             ended_at_once: 0,
             is_ours: welcome.hello.is_ours(),
         };
@@ -375,6 +402,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         };
         session.joining = false;
         session.join_at = self.now + JOIN_AGAIN;
+        session.not_joined = if line.is_ok() { 0 } else { session.not_joined.wrapping_add(1) };
         let error = match line {
             Ok(line) => {
                 let failed = attach(&mut self.card, session, *line, self.now).is_err();
@@ -498,6 +526,7 @@ fn attach<Io: StreamIo<Socket = OwnedFd>>(
     let probe = line.socket.try_clone().ok().filter(|probe| tcp_info(probe).is_ok());
     let key = card.attach(line)?;
     session.lines.push(Attached { key, since: now, probe });
+    session.suit_path();
     Ok(())
 }
 
@@ -578,8 +607,11 @@ const BRIDGE_DENIED: u32 = 108;
 const LOOK: Duration = Duration::from_millis(500);
 /// For the server's TCP to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same while a connection is stuck: TCP's own second attempt comes after a second, the next after two more.
+/// The same while a connection is stuck, on a path that is fast: TCP's own second attempt comes after a second, the next
+/// after two more.
 const PATIENCE_STUCK: Duration = Duration::from_millis(1_500);
+/// Of so many attempts that fail one waits for [`PATIENCE`].
+const LONGER_EACH: u8 = 4;
 /// After a further connection has failed.
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
 /// For a stuck connection, once the way is there again; TCP itself tries every second.
@@ -634,6 +666,18 @@ mod tests {
         for (timeouts, silent_ms, want) in [(0, 60_000, false), (1, 2_000, false), (3, 300, false), (3, 1_500, true)] {
             assert_eq!(is_stuck(&info(timeouts, silent_ms)), want, "{timeouts} {silent_ms}");
         }
+    }
+
+    #[test]
+    fn on_a_slow_path_all_takes_longer() {
+        let slow = Duration::from_millis(2_500);
+        let info =
+            |silent_s| TcpInfo { timeouts: 3, silent: Duration::from_secs(silent_s), rtt: slow, ..TcpInfo::default() };
+        assert!(!is_stuck(&info(4)) && is_stuck(&info(5)));
+        let fast = Duration::from_millis(20);
+        let waits = [0, 1, 2, 3, 4].map(|failed| patience_stuck(fast, failed));
+        assert_eq!(waits, [PATIENCE_STUCK, PATIENCE_STUCK, PATIENCE_STUCK, PATIENCE, PATIENCE_STUCK]);
+        assert_eq!([0, 3].map(|failed| patience_stuck(slow, failed)), [slow * 4; 2]);
     }
 
     #[test]
