@@ -330,13 +330,15 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             // Where the kernel cannot do it, it was never off.
             let _ = self.card.device().set_carrier(true);
         }
-        let mut token = [0; 8];
+        let mut random = [0; 16];
         // Equal tokens would take a failing generator and the same millisecond.
-        let _ = aws_lc_rs::rand::fill(&mut token);
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        let [token, numbers] = [0, 8].map(|at| random[at..].first_chunk().map_or(0, |word| u64::from_be_bytes(*word)));
+        let numbers = [numbers >> 32, numbers & 0xffff_ffff].map(|number| u32::try_from(number).unwrap_or(0));
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let started_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        let leg = Leg { started_ms, token: u64::from_be_bytes(token) };
-        self.card.watch_loops(Loops::new(leg, super::probe_mac(self.args), looped, self.now));
+        let leg = Leg { started_ms, token };
+        self.card.watch_loops(Loops::new(leg, super::probe_mac(self.args), numbers, looped, self.now));
     }
 
     /// Else hosts that the storm has shown it in the wrong place are lost until they speak. Who may not do this has to wait
