@@ -60,6 +60,8 @@ pub(super) struct Life<'a, Io> {
     /// At the last look: when, and what had been carried.
     looked: (Tick, Carried),
     told_to_stop: bool,
+    /// The service manager has heard that the device is there.
+    told_ready: bool,
     /// The last session has ended by a loop.
     looped: bool,
 }
@@ -158,6 +160,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             look_at: now,
             looked: (now, Carried::default()),
             told_to_stop: false,
+            told_ready: false,
             looped: false,
         }
     }
@@ -218,6 +221,9 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         match &mut self.state {
             State::Waiting { until } if now >= *until => {
                 self.state = State::LoggingIn;
+                // The device is there, and whoever waits for this program may go on: the server may be away for hours.
+                let ready = if std::mem::replace(&mut self.told_ready, true) { "" } else { "READY=1\n" };
+                notify(&format!("{ready}STATUS=calling {}", self.args.server));
                 self.reporter.tell(
                     "connecting",
                     json!({"server": self.args.server.to_string()}),
@@ -314,7 +320,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         if let Some(message) = &welcome.message {
             self.reporter.tell("message", json!({"text": message}), &printable(message));
         }
-        notify(&format!("READY=1\nSTATUS=connected to {} as {}", self.args.server, session.name));
+        notify(&format!("STATUS=connected to {} as {}", self.args.server, session.name));
         self.state = State::Up(Box::new(session));
         if let Some(program) = self.dhcp_program.take() {
             let failed = |error| ConnectError::Device(format!("{} cannot be started: {error}", program.display()));
@@ -392,6 +398,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let wait = self.backoff.next_wait();
         let secs = format!("{:.1}", wait.as_secs_f64());
         let fields = json!({"reason": why, "retry_ms": u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)});
+        notify(&format!("STATUS={}; again in {secs} s", one_line(why)));
         self.reporter.tell("waiting", fields, &format!("{why}; again in {secs} s"));
         self.state = State::Waiting { until: self.now + wait };
     }
@@ -446,17 +453,17 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         }
     }
 
-    /// The session has gone: a new one, at once if this one had lived for a while.
+    /// The session has gone: a new one, within a second if this one had lived for a while.
     fn session_over(&mut self, why: &str) {
         let State::Up(session) = std::mem::replace(&mut self.state, State::LoggingIn) else { return };
         self.card.end();
-        notify(&format!("STATUS={why}"));
         if self.now.since(session.since) < SETTLED {
             return self.wait(why);
         }
-        self.backoff.reset();
+        let wait = self.backoff.after_session();
+        notify(&format!("STATUS={why}"));
         self.reporter.tell("disconnected", json!({"reason": why, "session": session.name}), why);
-        self.state = State::Waiting { until: self.now };
+        self.state = State::Waiting { until: self.now + wait };
     }
 
     /// The line of state.
