@@ -191,6 +191,22 @@ fn the_unit_is_shown_as_it_is_and_starts_the_program() {
 }
 
 #[test]
+fn the_unit_of_a_card_is_shown_as_it_is_and_starts_the_program() {
+    let (unit, page) = (read("packaging/hublane-connect@.service"), read("docs/connect.md"));
+    assert!(blocks(&page, "ini").contains(&unit), "docs/connect.md shows another unit");
+    let value = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    // The example of the page, as systemd parts it.
+    let options = page.lines().find_map(|line| line.strip_prefix("echo 'CONNECT=")?.split('\'').next()).unwrap();
+    let start = value("ExecStart=").replace("$CONNECT", options);
+    let cli = Cli::try_parse_from(start.split_whitespace()).unwrap();
+    assert!(matches!(cli.command, Command::Connect(_)), "{start}");
+    // What the page says about them: only a failure of this machine may pass.
+    let mut codes: Vec<&str> = section(&page, "## Exit codes").lines().filter_map(|line| line.get(2..3)).collect();
+    codes.retain(|code| code.parse::<u8>().is_ok_and(|code| code > 1));
+    assert_eq!(value("RestartPreventExitStatus=").split_whitespace().collect::<Vec<_>>(), codes);
+}
+
+#[test]
 fn a_check_makes_no_user() {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths { state: dir.path().to_owned(), control_socket: dir.path().join("control.sock") };

@@ -361,7 +361,7 @@ impl Front {
             prepare_member_socket(&socket, NOTSENT_LOWAT)?;
             self.config.load().config.server.congestion.apply(&socket)?;
             if is_card {
-                give_up_soon(&socket)?;
+                give_up_soon(&socket, CARD_SILENT)?;
             }
             Ok((socket, parts))
         });
@@ -557,6 +557,10 @@ const QUEUE_FRAMES: usize = 4096;
 
 /// Unsent bytes in the kernel from which on we keep frames to ourselves, where they can still be dropped.
 pub const NOTSENT_LOWAT: u32 = crate::tunnel::pace::UNSENT_MAX;
+
+/// How long a card may acknowledge nothing. Its own end looks at the path again and again; here the path is known as it was
+/// at the login, and one that becomes slower by seconds must not look dead.
+const CARD_SILENT: Duration = Duration::from_secs(6);
 
 /// How long a TLS handshake may go on when the server stops. Cut off in the middle of it, stock clients would
 /// have got an end without close_notify (protocol note §1.1).

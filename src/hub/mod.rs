@@ -197,8 +197,15 @@ fn classify_vlan(pvid: u16, frame: Frame<'_>) -> Result<(u16, bool), DropReason>
 #[inline]
 fn group_scope(shared: &HubShared, bits: PortBits, dst: Mac) -> Result<Scope, DropReason> {
     if dst.to_bits() & !0xf != RESERVED_GROUPS {
-        // Where members cannot be bridges probes for loops would only cost.
-        return if dst == loop_probe::GROUP { unknown_scope(shared, bits) } else { Ok(Scope::All) };
+        return match dst {
+            // Among strangers only bridges have a loop to find.
+            loop_probe::GROUP if !shared.settings.profile.floods_unknown() && !bits.has(PortBits::BRIDGE) => {
+                Err(DropReason::HubUnknownUnicast)
+            }
+            // Where members cannot be bridges probes for loops would only cost.
+            loop_probe::GROUP => unknown_scope(shared, bits),
+            _ => Ok(Scope::All),
+        };
     }
     // PAUSE is for the other end of one cable, whoever it is (802.3 annex 31B).
     let to_bridges = dst.to_bits() != PAUSE_GROUP && bits.has(PortBits::BRIDGE) && shared.has_other_bridge(bits);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::tcp::limit_retransmission_wait;
+use super::tcp::{limit_retransmission_wait, tcp_info};
 use crate::worker::io::CloseHow;
 
 /// Readies a member's TCP socket for a worker.
@@ -19,8 +19,8 @@ use crate::worker::io::CloseHow;
 /// * `TCP_NOTSENT_LOWAT`: the socket counts as writable only while fewer than `notsent_lowat` bytes
 ///   wait unsent, so that plaintext queues with us, where it may still be dropped or reordered.
 /// * No TCP keep-alive: the tunnel has its own.
-/// * Retransmissions at least every 2 s, where the kernel can do that: a session lives for 20 s of silence (5 to 60, as
-///   configured), and a way that is back within them shall carry frames at once. RFC 6298 §2.5 wants a bound of the timer
+/// * Retransmissions at least every 2 s, or every two round-trip times if that is more, where the kernel can do that: a
+///   session lives for 20 s of silence (5 to 60, as configured), and a way that is back within them shall carry frames at once. RFC 6298 §2.5 wants a bound of the timer
 ///   to be 60 s or more, so that senders give way to a network that collapses; a server is thousands of senders. Here they
 ///   give way by an end instead of ever longer waits: a member of whom nothing comes loses his session, and with it the
 ///   connections. In the 20 s until then each sends a dozen segments where the doubling timer makes six (the window is one
@@ -41,23 +41,36 @@ pub fn prepare_member_socket(socket: &impl AsFd, notsent_lowat: u32) -> io::Resu
     options.set_tcp_notsent_lowat(notsent_lowat)?;
     options.set_keepalive(false)?;
     options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    // Best effort: it needs Linux 6.15.
-    let _ = limit_retransmission_wait(socket, RETRANSMISSION_WAIT);
+    limit_retransmissions(socket, RETRANSMISSION_WAIT);
     Ok(())
 }
 
 /// Has the kernel end the connection soon when the peer acknowledges nothing: for peers who come back to their session by a
 /// fresh one. What waits on a way that is dead reaches the far end only when it is back, and does harm there: TCP inside
-/// takes its age for the round-trip time, and the next lost segment then costs it half a minute.
+/// takes its age for the round-trip time, and the next lost segment then costs it half a minute. `least`: how soon it may
+/// be; a way with a long round-trip time gets more of it.
 ///
 /// # Errors
 /// If `socket` is not a TCP socket.
-pub fn give_up_soon(socket: &impl AsFd) -> io::Result<()> {
-    SockRef::from(socket).set_tcp_user_timeout(Some(USER_TIMEOUT_SHORT))
+pub fn give_up_soon(socket: &impl AsFd, least: Duration) -> io::Result<()> {
+    let rtt = tcp_info(socket)?.rtt;
+    SockRef::from(socket).set_tcp_user_timeout(Some(silence_allowed(least, rtt)))
 }
 
-/// Long enough for three attempts, so that a short outage loses nothing.
-const USER_TIMEOUT_SHORT: Duration = Duration::from_secs(3);
+/// How long a peer may acknowledge nothing over a path of this round-trip time. Not less than `least`, which must be long
+/// enough for three attempts, so that a short outage loses nothing.
+fn silence_allowed(least: Duration, rtt: Duration) -> Duration {
+    rtt.saturating_mul(6).max(least).min(USER_TIMEOUT)
+}
+
+/// Has the kernel wait at most `longest` between two retransmissions, but twice the round-trip time if that is more: else
+/// each segment of a slow path would be sent again before its acknowledgement can be there. Best effort: it needs Linux
+/// 6.15.
+pub fn limit_retransmissions(socket: &impl AsFd, longest: Duration) {
+    let rtt = tcp_info(socket).map_or(Duration::ZERO, |info| info.rtt);
+    let _ = limit_retransmission_wait(socket, rtt.saturating_mul(2).max(longest));
+}
+
 /// Until the kernel gives a silent peer up.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait between two retransmissions.
@@ -106,8 +119,21 @@ mod tests {
     }
 
     #[test]
+    fn slow_paths_have_more_time() {
+        let least = Duration::from_secs(3);
+        for (rtt_ms, want_ms) in [(0, 3_000), (500, 3_000), (501, 3_006), (2_500, 15_000), (60_000, 60_000)] {
+            let allowed = silence_allowed(least, Duration::from_millis(rtt_ms));
+            assert_eq!(allowed, Duration::from_millis(want_ms), "{rtt_ms}");
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        give_up_soon(&socket, least).unwrap();
+        assert_eq!(SockRef::from(&socket).tcp_user_timeout().unwrap(), Some(least));
+    }
+
+    #[test]
     fn other_sockets_are_refused() {
         let (socket, _peer) = UnixStream::pair().unwrap();
-        assert!(prepare_member_socket(&socket, 1).is_err());
+        assert!(prepare_member_socket(&socket, 1).is_err() && give_up_soon(&socket, Duration::ZERO).is_err());
     }
 }

@@ -7,8 +7,8 @@
 //! 14   "HLloop", 0, 1  whose experiment it is, and its version
 //! 22   leg             who has sent it: start of its session (ms since 1970), random token
 //! 38   newest leg      of those that it has passed, the sender among them
-//! 54   number          counted by the sender
-//! 58   sent into       0: LAN, 1: hub, 2: both, since its sender gives way
+//! 54   number          counted by the sender, for LAN and hub from random numbers of their own
+//! 58   sent into       0: LAN, 1: hub, 2: both, since its sender gives way; the sender itself goes by the number
 //! 59   legs passed
 //! ```
 #![forbid(unsafe_code)]

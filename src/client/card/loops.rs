@@ -16,7 +16,11 @@
 //! carry the storm.
 //!
 //! Who gives way says so to the others: what their bridges have learned may be wrong from then on
-//! (`Loops::take_stale`).
+//! (`Loops::take_stale`). As anybody can say so, they forget it only now and then.
+//!
+//! All in a hub see the probes that are sent into it, and can send them back changed. So a card does not believe a probe
+//! that has come back on which side it was sent: its number tells, since those for the LAN and those for the hub are
+//! counted from two random ones.
 //!
 //! A card that comes back after a loop lets nothing pass but probes for `GATE`. Pure: time comes by `Loops::at`.
 #![forbid(unsafe_code)]
@@ -81,7 +85,8 @@ pub(super) struct Probes {
 pub struct Loops {
     leg: Leg,
     source: Mac,
-    number: u32,
+    /// Of the last probe into the LAN, and of the last one into the hub.
+    numbers: [u32; 2],
     now: Tick,
     /// When the next probes are due, at the latest and while much is carried.
     next: Tick,
@@ -96,17 +101,22 @@ pub struct Loops {
     patience: Option<(Tick, Tick)>,
     found: Option<Place>,
     told: bool,
-    /// What bridges have learned may be wrong.
+    /// What bridges have learned may be wrong; and when that was last told.
     stale: bool,
+    stale_told: Option<Tick>,
 }
 
 impl Loops {
-    /// For a session of `leg`, whose probes come from `source`; `gated` if there was a loop before.
-    pub fn new(leg: Leg, source: Mac, gated: bool, now: Tick) -> Self {
+    /// For a session of `leg`, whose probes come from `source`; `gated` if there was a loop before. `numbers`: where those of
+    /// probes into LAN and hub begin, random and secret.
+    pub fn new(leg: Leg, source: Mac, numbers: [u32; 2], gated: bool, now: Tick) -> Self {
+        let [lan, hub] = numbers;
+        // They stay as far from each other as they are now.
+        let is_near = lan.wrapping_sub(hub) < RECENT || hub.wrapping_sub(lan) < RECENT;
         Self {
             leg,
             source,
-            number: 0,
+            numbers: if is_near { [lan, hub ^ 1 << 31] } else { numbers },
             now,
             next: now,
             next_busy: now,
@@ -117,6 +127,7 @@ impl Loops {
             found: None,
             told: false,
             stale: false,
+            stale_told: None,
         }
     }
 
@@ -165,14 +176,11 @@ impl Loops {
 
     /// One of our own has come back.
     fn judge(&mut self, probe: &LoopProbe, side: Side) {
-        if self.number.wrapping_sub(probe.number) >= RECENT {
-            return;
-        }
-        let place = match (probe.sent_into, side) {
-            (Some(Side::Lan), Side::Lan) => Place::Lan,
-            (Some(Side::Hub), Side::Hub) => Place::Hub,
-            (Some(_), _) => Place::Ring,
-            (None, _) => return,
+        let Some(sent_into) = self.sent_into(probe.number).filter(|_| probe.sent_into.is_some()) else { return };
+        let place = match (sent_into, side) {
+            (Side::Lan, Side::Lan) => Place::Lan,
+            (Side::Hub, Side::Hub) => Place::Hub,
+            _ => Place::Ring,
         };
         if place == Place::Lan && !self.circles(probe.number) {
             return;
@@ -187,6 +195,13 @@ impl Loops {
             }
         }
         self.found.get_or_insert(place);
+    }
+
+    /// On which side the probe of this number has left; `None` if no recent one has it.
+    fn sent_into(&self, number: u32) -> Option<Side> {
+        let is_recent = |last: u32| last.wrapping_sub(number) < RECENT;
+        let [lan, hub] = self.numbers.map(is_recent);
+        if lan { Some(Side::Lan) } else { hub.then_some(Side::Hub) }
     }
 
     /// Whether probe `number`, which has come back from the LAN to which it went, does so for ever. Switches of virtual
@@ -204,13 +219,18 @@ impl Loops {
             return None;
         }
         (self.next, self.next_busy, self.frames) = (self.now + INTERVAL, self.now + INTERVAL_BUSY, frames);
-        self.number = self.number.wrapping_add(1);
-        Some(Probes { into_lan: self.probe(Some(Side::Lan)), into_hub: self.probe(Some(Side::Hub)) })
+        self.numbers = self.numbers.map(|number| number.wrapping_add(1));
+        Some(self.probes(Some(Side::Lan), Some(Side::Hub)))
     }
 
-    fn probe(&self, sent_into: Option<Side>) -> [u8; BYTES] {
-        let probe = LoopProbe { leg: self.leg, newest: self.leg, number: self.number, sent_into, passed: 0 };
-        probe.to_bytes(self.source)
+    /// One each, which say that they were sent so.
+    fn probes(&self, lan: Option<Side>, hub: Option<Side>) -> Probes {
+        let probe = |sent_into, number| {
+            let probe = LoopProbe { leg: self.leg, newest: self.leg, number, sent_into, passed: 0 };
+            probe.to_bytes(self.source)
+        };
+        let [into_lan, into_hub] = self.numbers;
+        Probes { into_lan: probe(lan, into_lan), into_hub: probe(hub, into_hub) }
     }
 
     /// When [`Self::due`] must be asked at the latest.
@@ -219,8 +239,12 @@ impl Loops {
     }
 
     /// Whether the bridge shall forget what it has learned of the device: somebody gives way, or has done so. Hosts beyond
-    /// the ring would be looked for on its wrong side for minutes.
+    /// the ring would be looked for on its wrong side for minutes. Once in `FORGET`, however often it is said.
     pub(super) fn take_stale(&mut self) -> bool {
+        if !self.stale || self.stale_told.is_some_and(|told| self.now.since(told) < FORGET) {
+            return false;
+        }
+        self.stale_told = Some(self.now);
         std::mem::take(&mut self.stale)
     }
 
@@ -228,7 +252,7 @@ impl Loops {
     pub(super) fn found(&mut self) -> Option<(Place, Probes)> {
         let found = self.found.filter(|_| !self.told)?;
         self.told = true;
-        Some((found, Probes { into_lan: self.probe(None), into_hub: self.probe(None) }))
+        Some((found, self.probes(None, None)))
     }
 }
 
@@ -256,6 +280,8 @@ mod tests {
     use super::*;
 
     const START: Tick = Tick::from_ms(5_000);
+
+    const NUMBERS: [u32; 2] = [u32::MAX - 3, 7_000_000];
 
     fn leg(started_ms: u64) -> Leg {
         Leg { started_ms, token: started_ms * 7 }
@@ -286,7 +312,7 @@ mod tests {
     impl World {
         fn join(mut self, lan: u8, hub: u8, started: Option<u64>) -> Self {
             let n = u8::try_from(self.joints.len()).unwrap();
-            let loops = started.map(|started| Loops::new(leg(started), source(n), false, START));
+            let loops = started.map(|started| Loops::new(leg(started), source(n), NUMBERS, false, START));
             self.joints.push(Joint { lan, hub, loops, open: true });
             self
         }
@@ -412,7 +438,7 @@ mod tests {
     /// Nobody says that he gives way, but the loop has gone.
     #[test]
     fn when_a_loop_has_gone_the_bridge_forgets() {
-        let mut loops = Loops::new(leg(10), source(1), false, START);
+        let mut loops = Loops::new(leg(10), source(1), NUMBERS, false, START);
         loops.at(START);
         let probe = LoopProbe::parse(&loops.due(0).unwrap().into_hub).unwrap();
         let back = LoopProbe { newest: leg(99), passed: 1, ..probe }.to_bytes(source(1));
@@ -426,7 +452,7 @@ mod tests {
     /// The newest leg sees nothing, for it is of another make in disguise: the other one does not wait for ever.
     #[test]
     fn who_does_not_give_way_is_not_waited_for() {
-        let mut loops = Loops::new(leg(10), source(1), false, START);
+        let mut loops = Loops::new(leg(10), source(1), NUMBERS, false, START);
         for ms in (0..=2_000).step_by(500) {
             loops.at(START + Duration::from_millis(ms));
             let frame = loops.due(ms * 1_000).unwrap().into_hub;
@@ -445,14 +471,14 @@ mod tests {
 
     #[test]
     fn stale_probes_and_strangers_do_not_count() {
-        let mut loops = Loops::new(leg(10), source(1), false, START);
+        let mut loops = Loops::new(leg(10), source(1), NUMBERS, false, START);
         let old = loops.due(0).unwrap().into_hub;
         for n in 1..=u64::from(RECENT) {
             loops.at(START + INTERVAL * u32::try_from(n).unwrap());
             loops.due(0).unwrap();
         }
         assert!(loops.look(Side::Lan, &old) == Passage::Ends && loops.found().is_none());
-        let other = Loops::new(leg(11), source(2), false, START).due(0).unwrap().into_hub;
+        let other = Loops::new(leg(11), source(2), NUMBERS, false, START).due(0).unwrap().into_hub;
         let Passage::Marked(marked) = loops.look(Side::Hub, &other) else { panic!("not passed on") };
         let marked = LoopProbe::parse(&marked).unwrap();
         assert_eq!((marked.newest, marked.passed), (leg(11), 1));
@@ -465,9 +491,46 @@ mod tests {
         assert!(!loops.concerns(&[0; 60]) && !loops.concerns(&[0; 13]));
     }
 
+    /// Who sees the probes of a hub sends one back as if it had gone into the LAN, or as a farewell.
+    #[test]
+    fn a_forged_direction_finds_nothing() {
+        let mut loops = Loops::new(leg(10), source(1), NUMBERS, false, START);
+        for sent_into in [Some(Side::Lan), None] {
+            let probe = LoopProbe::parse(&loops.due(0).unwrap().into_hub).unwrap();
+            let forged = LoopProbe { sent_into, ..probe }.to_bytes(source(9));
+            assert_eq!(loops.look(Side::Hub, &forged), Passage::Ends);
+            assert!(loops.found().is_none(), "{sent_into:?}");
+            loops.at(START + INTERVAL);
+        }
+        for numbers in [[5, 5], [5, 6], [0, u32::MAX], [7, 7 + 2 * RECENT], NUMBERS] {
+            let mut loops = Loops::new(leg(10), source(1), numbers, false, START);
+            let probes = loops.due(0).unwrap();
+            let number = |frame: &[u8]| LoopProbe::parse(frame).unwrap().number;
+            let (lan, hub) = (number(&probes.into_lan), number(&probes.into_hub));
+            assert!(lan.abs_diff(hub) >= RECENT, "{numbers:?}");
+            assert_eq!([lan, hub].map(|number| loops.sent_into(number)), [Some(Side::Lan), Some(Side::Hub)]);
+            assert_eq!([lan, hub].map(|number| loops.sent_into(number.wrapping_add(1))), [None; 2], "to come");
+        }
+    }
+
+    #[test]
+    fn farewells_make_bridges_forget_only_now_and_then() {
+        let mut loops = Loops::new(leg(10), source(1), NUMBERS, false, START);
+        let probe = LoopProbe { leg: leg(9), newest: leg(9), number: 1, sent_into: None, passed: 0 };
+        let mut flushes = 0;
+        for ms in 0..3_000 {
+            loops.at(START + Duration::from_millis(ms));
+            loops.look(Side::Hub, &probe.to_bytes(source(9)));
+            flushes += usize::from(loops.take_stale());
+        }
+        assert_eq!(flushes, 2);
+        loops.at(START + Duration::from_millis(3_000));
+        assert!(loops.take_stale() && !loops.take_stale(), "none is lost");
+    }
+
     #[test]
     fn a_storm_makes_it_ask_more_often() {
-        let mut loops = Loops::new(leg(10), source(1), false, START);
+        let mut loops = Loops::new(leg(10), source(1), NUMBERS, false, START);
         let mut asked = |ms: u64, frames: u64| {
             loops.at(START + Duration::from_millis(ms));
             loops.due(frames).is_some()
@@ -478,16 +541,16 @@ mod tests {
 
     #[test]
     fn after_a_loop_only_probes_pass_at_first() {
-        let mut loops = Loops::new(leg(10), source(1), true, START);
+        let mut loops = Loops::new(leg(10), source(1), NUMBERS, true, START);
         let frame = [1; 60];
         assert!(loops.concerns(&frame));
         assert_eq!(loops.look(Side::Lan, &frame), Passage::Ends);
-        let other = Loops::new(leg(11), source(2), false, START).due(0).unwrap().into_hub;
+        let other = Loops::new(leg(11), source(2), NUMBERS, false, START).due(0).unwrap().into_hub;
         assert_eq!(loops.look(Side::Hub, &other), Passage::Ends, "an older one must not see us in it");
         loops.at(START + GATE);
         assert!(!loops.concerns(&frame));
         // Behind the gate a loop is found like any other.
-        let mut loops = Loops::new(leg(10), source(1), true, START);
+        let mut loops = Loops::new(leg(10), source(1), NUMBERS, true, START);
         let own = loops.due(0).unwrap().into_hub;
         loops.look(Side::Lan, &own);
         assert_eq!(loops.found().map(|(place, _)| place), Some(Place::Ring));

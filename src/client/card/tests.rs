@@ -262,7 +262,13 @@ fn a_probe_that_comes_back_is_told() {
     use crate::wire::loop_probe::{Leg, LoopProbe};
     let mut card = card();
     card.begin(TIMEOUT, Modes::default(), 1);
-    card.watch_loops(Loops::new(Leg { started_ms: 1, token: 1 }, Mac([0x5e, 0, 0, 0, 0, 1]), false, START));
+    card.watch_loops(Loops::new(
+        Leg { started_ms: 1, token: 1 },
+        Mac([0x5e, 0, 0, 0, 0, 1]),
+        [1 << 9, 1 << 20],
+        false,
+        START,
+    ));
     let (_, mut peer) = connect(&mut card);
     card.inward.device.sends.push_back(segment(100));
     turns(&mut card, START);
@@ -273,7 +279,10 @@ fn a_probe_that_comes_back_is_told() {
     assert!(into_lan.len() == 1 && LoopProbe::parse(&into_lan[0].1).is_some());
     assert!(card.news().next().is_none());
     // The one of another card passes, marked.
-    let other = Loops::new(Leg { started_ms: 0, token: 1 }, Mac([0x5e, 0, 0, 0, 0, 2]), false, START).due(0).unwrap();
+    let other =
+        Loops::new(Leg { started_ms: 0, token: 1 }, Mac([0x5e, 0, 0, 0, 0, 2]), [1 << 9, 1 << 20], false, START)
+            .due(0)
+            .unwrap();
     peer.send(&[other.into_hub.to_vec()], START);
     turns(&mut card, START);
     let passed: Vec<_> = card.inward.device.got.drain(..).collect();

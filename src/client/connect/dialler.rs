@@ -6,10 +6,10 @@
 
 use std::io;
 use std::net::{IpAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -23,8 +23,7 @@ use crate::client::dial::{DialError, Dialled, join, log_in};
 use crate::client::via::{self, Helper, Opened, Via, ViaError};
 use crate::client::wire::{Wire, WireError};
 use crate::sys::congestion::Congestion;
-use crate::sys::socket::{give_up_soon, prepare_member_socket};
-use crate::sys::tcp::limit_retransmission_wait;
+use crate::sys::socket::{give_up_soon, limit_retransmissions, prepare_member_socket};
 use crate::sys::waker::Waker;
 use crate::tls::config::fingerprint;
 use crate::tls::handshake::HandshakeError;
@@ -44,7 +43,7 @@ pub(super) enum Order {
         key: Zeroizing<[u8; 20]>,
         /// Which session it is, for whoever asked.
         session: u64,
-        /// Longest time until the server's TCP answers.
+        /// Longest time until the server's TCP answers, if the way there is straight.
         patience: Duration,
         /// The server is of our kind.
         is_ours: bool,
@@ -184,7 +183,8 @@ impl Dialler {
     pub(super) fn start(caller: Caller, waker: Waker) -> io::Result<Self> {
         let (orders, ordered) = mpsc::channel();
         let (tell, answers) = mpsc::channel();
-        let mut line = Calling { tls: caller.identity.tls(), caller, member: None, helpers: Vec::new() };
+        let mut line =
+            Calling { tls: caller.identity.tls(), caller, member: None, helpers: Vec::new(), took: Duration::ZERO };
         std::thread::Builder::new().name("dialler".into()).spawn(move || {
             for order in ordered {
                 let answer = line.answer(order);
@@ -217,6 +217,8 @@ struct Calling {
     member: Option<(Endpoint, [u8; 32])>,
     /// What carries the bytes of connections that are no TCP of ours.
     helpers: Vec<Helper>,
+    /// How long the way took the last time that it could be gone.
+    took: Duration,
 }
 
 /// A server that has shown who it is.
@@ -296,7 +298,7 @@ impl Calling {
     }
 
     fn join(&mut self, key: &[u8; 20], patience: Duration, is_ours: bool) -> Result<Box<Line<OwnedFd>>, CallError> {
-        let Called { wire, .. } = self.call(patience)?;
+        let Called { wire, .. } = self.call(patience_for(&self.caller.via, patience, self.took))?;
         let Dialled { socket, layer, granted, plain, cipher } =
             join(wire, &self.target().host, key, self.caller.client.clone())?;
         let way = match granted {
@@ -316,9 +318,11 @@ impl Calling {
         let server = self.target().clone();
         self.helpers.retain_mut(|helper| !helper.is_over());
         let name = ServerName::try_from(server.host.clone()).map_err(|_| CallError::Name(server.host.clone()))?;
+        let began = Instant::now();
         let opened = via::open(&self.caller.via, &server.host, server.port, patience);
         let Opened { socket, path, helper, .. } = opened.map_err(|error| CallError::Open(server.clone(), error))?;
         self.helpers.extend(helper);
+        self.took = began.elapsed();
         let socket = TcpStream::from(socket);
         let local = socket.local_addr().ok().map(|local| (local.ip(), local.port()));
         // The certificate of a cluster's member is compared here, whoever else would vouch for it.
@@ -350,13 +354,26 @@ impl Caller {
         let _ = socket.set_read_timeout(None);
         let _ = socket.set_write_timeout(None);
         let _ = prepare_member_socket(&socket, NOTSENT_LOWAT);
-        let _ = limit_retransmission_wait(&socket, RETRANSMISSION_WAIT);
         let _ = self.congestion.apply(&socket);
-        if is_ours {
-            let _ = give_up_soon(&socket);
-        }
+        suit_path(&socket, is_ours);
         socket.into()
     }
+}
+
+/// Fits what the kernel does about silence to the round-trip time, which changes: to be called again and again.
+pub(super) fn suit_path(socket: &impl AsFd, is_ours: bool) {
+    limit_retransmissions(socket, RETRANSMISSION_WAIT);
+    if is_ours {
+        // What is no TCP does without.
+        let _ = give_up_soon(socket, SILENT);
+    }
+}
+
+/// How long it may take until a way is gone: what is `asked` counts for a single round trip, but proxies and SSH want eight
+/// or nine, and what the way `took` the last time tells more than either.
+fn patience_for(via: &Via, asked: Duration, took: Duration) -> Duration {
+    let least = if matches!(via, Via::Direct) { asked } else { asked.max(PATIENCE_STATIONS) };
+    took.saturating_mul(2).max(least).min(PATIENCE)
 }
 
 /// Whether the server may know the user by a password that it has to see.
@@ -367,7 +384,32 @@ fn wants_plain(error: &CallError) -> bool {
 
 /// The shortest that the kernel allows: this one machine harms nobody by it.
 const RETRANSMISSION_WAIT: Duration = Duration::from_secs(1);
+/// How long a server of our kind may acknowledge nothing.
+const SILENT: Duration = Duration::from_secs(3);
+/// For a way with stations in between.
+const PATIENCE_STATIONS: Duration = Duration::from_secs(5);
 /// For each step of a call, as stock clients have it.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Unsent bytes in the kernel before more waits with us, where urgent frames still come first.
 const NOTSENT_LOWAT: u32 = crate::tunnel::pace::UNSENT_MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_ways_are_waited_for() {
+        let ssh = Via::Ssh(via::SshHost { host: "host".into(), port: None, user: None });
+        for (via, asked_ms, took_ms, want_ms) in [
+            (&Via::Direct, 1_500, 20, 1_500),
+            (&Via::Direct, 1_500, 2_500, 5_000),
+            (&Via::Direct, 60_000, 20, 15_000),
+            (&ssh, 1_500, 1_350, 5_000),
+            (&ssh, 1_500, 4_000, 8_000),
+            (&ssh, 1_500, 12_000, 15_000),
+        ] {
+            let [asked, took, want] = [asked_ms, took_ms, want_ms].map(Duration::from_millis);
+            assert_eq!(patience_for(via, asked, took), want, "{via:?} {asked:?} {took:?}");
+        }
+    }
+}

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::args::ConnectArgs;
 use super::backoff::Backoff;
 use super::dhcp::DhcpClient;
-use super::dialler::{Answer, CallError, Dialler, Entered, Order};
+use super::dialler::{Answer, CallError, Dialler, Entered, Order, suit_path};
 use super::identity::{Standing, hex};
 use super::keeper::Keeper;
 use super::report::{Reporter, notify, rate, span};
@@ -60,6 +60,8 @@ pub(super) struct Life<'a, Io> {
     /// At the last look: when, and what had been carried.
     looked: (Tick, Carried),
     told_to_stop: bool,
+    /// The service manager has heard that the device is there.
+    told_ready: bool,
     /// The last session has ended by a loop.
     looped: bool,
 }
@@ -80,9 +82,13 @@ struct Session {
     path: String,
     cipher: String,
     lines: Vec<Attached>,
+    /// Round-trip time, as it was when it was last known.
+    rtt: Duration,
     /// A connection was ordered.
     joining: bool,
     join_at: Tick,
+    /// How many in a row could not be had.
+    not_joined: u8,
     /// How many connections in a row the server has ended as soon as they had come.
     ended_at_once: u8,
     /// The server is of our kind: it takes a reset well.
@@ -101,6 +107,15 @@ impl Session {
         self.lines.iter().filter_map(|line| Some((line.key, tcp_info(line.probe.as_ref()?).ok()?)))
     }
 
+    /// Looks at the path, which may have become a slow one, or a fast one.
+    fn suit_path(&mut self) {
+        for line in &self.lines {
+            line.probe.iter().for_each(|probe| suit_path(probe, self.is_ours));
+        }
+        let known = self.infos().filter(|(_, info)| info.timeouts == 0).map(|(_, info)| info.rtt);
+        self.rtt = known.max().unwrap_or(self.rtt);
+    }
+
     /// One of those that are stuck.
     fn stuck(&self) -> Option<ConnKey> {
         self.infos().find(|(_, info)| is_stuck(info)).map(|(key, _)| key)
@@ -109,7 +124,14 @@ impl Session {
 
 /// Three timeouts in a row come after 1.4 s at the least; a lost segment alone does not make them.
 fn is_stuck(info: &TcpInfo) -> bool {
-    info.timeouts >= STUCK_TIMEOUTS && info.silent >= STUCK_SILENT
+    info.timeouts >= STUCK_TIMEOUTS && info.silent >= STUCK_SILENT.max(info.rtt * 2)
+}
+
+/// How long to wait for a connection while the way may be dead, over a path of this round-trip time. After some in a row
+/// that did not come (`failed`) one gets more: the way may have become a slow one.
+fn patience_stuck(rtt: Duration, failed: u8) -> Duration {
+    let patience = rtt.saturating_mul(4).max(PATIENCE_STUCK);
+    if failed % LONGER_EACH == LONGER_EACH - 1 { patience.max(PATIENCE) } else { patience }
 }
 
 impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
@@ -138,6 +160,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             look_at: now,
             looked: (now, Carried::default()),
             told_to_stop: false,
+            told_ready: false,
             looped: false,
         }
     }
@@ -198,6 +221,9 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         match &mut self.state {
             State::Waiting { until } if now >= *until => {
                 self.state = State::LoggingIn;
+                // The device is there, and whoever waits for this program may go on: the server may be away for hours.
+                let ready = if std::mem::replace(&mut self.told_ready, true) { "" } else { "READY=1\n" };
+                notify(&format!("{ready}STATUS=calling {}", self.args.server));
                 self.reporter.tell(
                     "connecting",
                     json!({"server": self.args.server.to_string()}),
@@ -209,13 +235,17 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
                 if !session.joining && session.lines.len() < session.wanted && now >= session.join_at =>
             {
                 // Without any the way may be dead, and shall not be waited for when it is back.
-                let patience = if session.lines.is_empty() { PATIENCE_STUCK } else { PATIENCE };
+                let stuck = patience_stuck(session.rtt, session.not_joined);
+                let patience = if session.lines.is_empty() { stuck } else { stuck.max(PATIENCE) };
                 order_join(session, &self.dialler, patience);
             }
             _ => {}
         }
         if now >= self.look_at {
             self.look_at = now + LOOK;
+            if let State::Up(session) = &mut self.state {
+                session.suit_path();
+            }
             self.replace_stuck();
             self.show();
             if let (Some(_), Some(keeper)) = (&self.dhcp, &mut self.keeper) {
@@ -234,7 +264,8 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let stuck = session.stuck();
         if session.lines.len() <= session.wanted {
             if stuck.is_some() {
-                order_join(session, &self.dialler, PATIENCE_STUCK);
+                let patience = patience_stuck(session.rtt, session.not_joined);
+                order_join(session, &self.dialler, patience);
             }
             return;
         }
@@ -266,8 +297,10 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             path,
             cipher: describe(suite),
             lines: Vec::new(),
+            rtt: Duration::ZERO,
             joining: false,
             join_at: self.now,
+            not_joined: 0,
             ended_at_once: 0,
             is_ours: welcome.hello.is_ours(),
         };
@@ -287,7 +320,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         if let Some(message) = &welcome.message {
             self.reporter.tell("message", json!({"text": message}), &printable(message));
         }
-        notify(&format!("READY=1\nSTATUS=connected to {} as {}", self.args.server, session.name));
+        notify(&format!("STATUS=connected to {} as {}", self.args.server, session.name));
         self.state = State::Up(Box::new(session));
         if let Some(program) = self.dhcp_program.take() {
             self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.before_dhcp()).map_err(ConnectError::Device)?;
@@ -304,13 +337,15 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             // Where the kernel cannot do it, it was never off.
             let _ = self.card.device().set_carrier(true);
         }
-        let mut token = [0; 8];
+        let mut random = [0; 16];
         // Equal tokens would take a failing generator and the same millisecond.
-        let _ = aws_lc_rs::rand::fill(&mut token);
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        let [token, numbers] = [0, 8].map(|at| random[at..].first_chunk().map_or(0, |word| u64::from_be_bytes(*word)));
+        let numbers = [numbers >> 32, numbers & 0xffff_ffff].map(|number| u32::try_from(number).unwrap_or(0));
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let started_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        let leg = Leg { started_ms, token: u64::from_be_bytes(token) };
-        self.card.watch_loops(Loops::new(leg, super::probe_mac(self.args), looped, self.now));
+        let leg = Leg { started_ms, token };
+        self.card.watch_loops(Loops::new(leg, super::probe_mac(self.args), numbers, looped, self.now));
     }
 
     /// Else hosts that the storm has shown it in the wrong place are lost until they speak. Who may not do this has to wait
@@ -364,6 +399,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let wait = self.backoff.next_wait();
         let secs = format!("{:.1}", wait.as_secs_f64());
         let fields = json!({"reason": why, "retry_ms": u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)});
+        notify(&format!("STATUS={}; again in {secs} s", one_line(why)));
         self.reporter.tell("waiting", fields, &format!("{why}; again in {secs} s"));
         self.state = State::Waiting { until: self.now + wait };
     }
@@ -376,6 +412,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         };
         session.joining = false;
         session.join_at = self.now + JOIN_AGAIN;
+        session.not_joined = if line.is_ok() { 0 } else { session.not_joined.wrapping_add(1) };
         let error = match line {
             Ok(line) => {
                 let failed = attach(&mut self.card, session, *line, self.now).is_err();
@@ -417,17 +454,17 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         }
     }
 
-    /// The session has gone: a new one, at once if this one had lived for a while.
+    /// The session has gone: a new one, within a second if this one had lived for a while.
     fn session_over(&mut self, why: &str) {
         let State::Up(session) = std::mem::replace(&mut self.state, State::LoggingIn) else { return };
         self.card.end();
-        notify(&format!("STATUS={why}"));
         if self.now.since(session.since) < SETTLED {
             return self.wait(why);
         }
-        self.backoff.reset();
+        let wait = self.backoff.after_session();
+        notify(&format!("STATUS={why}"));
         self.reporter.tell("disconnected", json!({"reason": why, "session": session.name}), why);
-        self.state = State::Waiting { until: self.now };
+        self.state = State::Waiting { until: self.now + wait };
     }
 
     /// The line of state.
@@ -500,6 +537,7 @@ fn attach<Io: StreamIo<Socket = OwnedFd>>(
     let probe = line.socket.try_clone().ok().filter(|probe| tcp_info(probe).is_ok());
     let key = card.attach(line)?;
     session.lines.push(Attached { key, since: now, probe });
+    session.suit_path();
     Ok(())
 }
 
@@ -580,8 +618,11 @@ const BRIDGE_DENIED: u32 = 108;
 const LOOK: Duration = Duration::from_millis(500);
 /// For the server's TCP to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same while a connection is stuck: TCP's own second attempt comes after a second, the next after two more.
+/// The same while a connection is stuck, on a path that is fast: TCP's own second attempt comes after a second, the next
+/// after two more.
 const PATIENCE_STUCK: Duration = Duration::from_millis(1_500);
+/// Of so many attempts that fail one waits for [`PATIENCE`].
+const LONGER_EACH: u8 = 4;
 /// After a further connection has failed.
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
 /// For a stuck connection, once the way is there again; TCP itself tries every second.
@@ -636,6 +677,18 @@ mod tests {
         for (timeouts, silent_ms, want) in [(0, 60_000, false), (1, 2_000, false), (3, 300, false), (3, 1_500, true)] {
             assert_eq!(is_stuck(&info(timeouts, silent_ms)), want, "{timeouts} {silent_ms}");
         }
+    }
+
+    #[test]
+    fn on_a_slow_path_all_takes_longer() {
+        let slow = Duration::from_millis(2_500);
+        let info =
+            |silent_s| TcpInfo { timeouts: 3, silent: Duration::from_secs(silent_s), rtt: slow, ..TcpInfo::default() };
+        assert!(!is_stuck(&info(4)) && is_stuck(&info(5)));
+        let fast = Duration::from_millis(20);
+        let waits = [0, 1, 2, 3, 4].map(|failed| patience_stuck(fast, failed));
+        assert_eq!(waits, [PATIENCE_STUCK, PATIENCE_STUCK, PATIENCE_STUCK, PATIENCE, PATIENCE_STUCK]);
+        assert_eq!([0, 3].map(|failed| patience_stuck(slow, failed)), [slow * 4; 2]);
     }
 
     #[test]

@@ -191,8 +191,9 @@ fn probes_for_loops_go_where_a_loop_can_be() {
     let (member, bridge) = (lan.member(0), lan.open(0, 4, PortKind::Bridge, &[]));
     assert_eq!(lan.reached(bridge, &probe), [member]);
     let mut public = Bench::new(Profile::Public);
-    let (_, bridge) = (public.member(0), public.open(0, 4, PortKind::Bridge, &[]));
+    let (member, bridge) = (public.member(0), public.open(0, 4, PortKind::Bridge, &[]));
     assert_eq!(public.reached(bridge, &probe), []);
+    assert_eq!(public.dropped(member, &arp(loop_probe::GROUP, mac(1))), DropReason::HubUnknownUnicast, "no bridge");
     let other = public.open(0, 5, PortKind::Bridge, &[]);
     assert_eq!(public.reached(bridge, &probe), [other]);
 }
