@@ -42,8 +42,13 @@ const _: () = assert!(SEND_BYTES >= 4 * (RECORD_PLAIN_MAX + RECORD_OVERHEAD_MAX)
 
 /// What a super-frame of `len` bytes takes at most, in records of which the first may be small.
 const fn super_len(len: usize) -> usize {
+    super_len_after(len, SMALL_BYTES)
+}
+
+/// The same where `small` bytes still go in small records.
+const fn super_len_after(len: usize, small: usize) -> usize {
     let plain = batch_len(len);
-    plain + (plain.div_ceil(RECORD_PLAIN_MAX) + SMALL_BYTES.div_ceil(RECORD_PLAIN_SMALL)) * RECORD_OVERHEAD_MAX
+    plain + (plain.div_ceil(RECORD_PLAIN_MAX) + small.div_ceil(RECORD_PLAIN_SMALL)) * RECORD_OVERHEAD_MAX
 }
 
 /// Size of the buffer in which every send begins: room for one record with the longest block, and a control record.
@@ -182,7 +187,7 @@ impl Outgoing {
             return false;
         }
         let buf = self.buf.get_or_insert_with(|| sends.take());
-        if buf.end() + super_len(block.len) > frames_end(buf) {
+        if buf.end() + super_len_after(block.len, self.small_left) > frames_end(buf) {
             return false;
         }
         let mut left = batch_len(block.len);
