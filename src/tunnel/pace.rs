@@ -40,7 +40,8 @@ impl Pace {
     /// Bytes of a super-frame from which on it is parted, so that it does not hold up others, nor is lost whole. `None`: it
     /// crosses as it is.
     pub fn part_bytes(&self) -> Option<usize> {
-        self.is_slow().then_some(self.unsent as usize / 2)
+        // Where the path takes some at once, smaller ones would only make TCP inside see bursts as a longer way.
+        self.is_slow().then_some(if self.unsent > UNSENT_MIN { UNSENT_MIN * 2 } else { UNSENT_MIN / 2 } as usize)
     }
 
     /// A send of `bytes` begins.
