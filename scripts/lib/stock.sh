@@ -217,7 +217,7 @@ stock_server_config() {
 				bool DisableDeadLockCheck true
 				bool DisableGetHostNameWhenAcceptTcp true
 				bool DisableNatTraversal true
-				bool DisableSessionReconnect $([ "$reattach" = yes ] && echo false || echo true)
+				bool DisableSessionReconnect $([ "${reattach:-yes}" = yes ] && echo false || echo true)
 				bool EnableVpnAzure false
 				bool UseKeepConnect false
 				bool UseWebUI false
