@@ -688,6 +688,11 @@ impl<S: Scheduler> LinkConn<S> {
                 }
             };
             debug_assert!(fits, "has_room leaves place for what comes next");
+            if !fits {
+                // The keys are used up, which closes the connection with the next record.
+                filled.late.add(frames, cell);
+                continue;
+            }
             filled.cells += frames.cells(&cell);
             frames.release(cell);
         }
