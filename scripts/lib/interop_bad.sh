@@ -16,26 +16,15 @@ PEER_PORT=6443
 MEMORY_GROWTH_KIB=16384
 
 interop_bad() {
-    local rows=() name
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --row) rows+=("$2") && shift ;;
-        --list) printf '%s\n' "${BAD_ROWS[@]}" && exit ;;
-        *) die "unknown argument '$1'; see the head of $LIB/interop_bad.sh" ;;
-        esac
-        shift
-    done
-    [ ${#rows[@]} -gt 0 ] || rows=("${BAD_ROWS[@]}")
-    for name in "${rows[@]}"; do
-        [[ " ${BAD_ROWS[*]} " = *" $name "* ]] || die "no row '$name'; --list names them"
-    done
+    local name
+    rows_asked "$LIB/interop_bad.sh" "" "${BAD_ROWS[@]}" -- "$@"
     hublane_build
     "$ROOT/scripts/setup"
     net_up 2
     openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=bad -keyout "$RUN/bad.key" -out "$RUN/bad.pem" 2>/dev/null
     within 5 carrier || fail 'the cable to client 1 does not come up'
     table_head 'card, bad input'
-    for name in "${rows[@]}"; do
+    for name in "${ASKED_ROWS[@]}"; do
         row "$name" bad_row "$name"
         traffic_stop
         cards_stop KILL

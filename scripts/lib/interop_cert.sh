@@ -10,25 +10,14 @@ CERT_ROWS=(stock-individual stock-signed stock-wrong ours-individual ours-wrong 
 . "$LIB/interop_client.sh"
 
 interop_cert() {
-    local rows=() name
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --row) rows+=("$2") && shift ;;
-        --list) printf '%s\n' "${CERT_ROWS[@]}" && exit ;;
-        *) die "unknown argument '$1'; see the head of $LIB/interop_cert.sh" ;;
-        esac
-        shift
-    done
-    [ ${#rows[@]} -gt 0 ] || rows=("${CERT_ROWS[@]}")
-    for name in "${rows[@]}"; do
-        [[ " ${CERT_ROWS[*]} " = *" $name "* ]] || die "no row '$name'; --list names them"
-    done
+    local name
+    rows_asked "$LIB/interop_cert.sh" "" "${CERT_ROWS[@]}" -- "$@"
     hublane_build
     "$ROOT/scripts/setup"
     net_up 2
     certificates
     table_head 'login by certificate'
-    for name in "${rows[@]}"; do
+    for name in "${ASKED_ROWS[@]}"; do
         cert_server "$name"
         row "$name" "cert_row_${name//-/_}"
         traffic_stop

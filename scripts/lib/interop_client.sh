@@ -14,30 +14,17 @@ CARD_ROWS=(refused certificate device connections-1 connections-2 connections-8 
     path-dead connection-dead restart-term restart-kill dhcp "${WAY_ROWS[@]}" "${LOGIN_ROWS[@]}")
 
 interop_client() {
-    local servers=() rows=() name
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --server) servers+=("$2") && shift ;;
-        --row) rows+=("$2") && shift ;;
-        --list) printf '%s\n' "${CARD_ROWS[@]}" && exit ;;
-        *) die "unknown argument '$1'; see the head of $LIB/interop_client.sh" ;;
-        esac
-        shift
-    done
-    [ ${#rows[@]} -gt 0 ] || rows=("${CARD_ROWS[@]}")
-    [ ${#servers[@]} -gt 0 ] || servers=(hublane stock)
-    for name in "${rows[@]}"; do
-        [[ " ${CARD_ROWS[*]} " = *" $name "* ]] || die "no row '$name'; --list names them"
-    done
+    local name
+    rows_asked "$LIB/interop_client.sh" "hublane stock" "${CARD_ROWS[@]}" -- "$@"
     hublane_build
     "$ROOT/scripts/setup" --paths
     net_up 3 # two cards, and the middle
     paths_up
-    for SERVER_KIND in "${servers[@]}"; do
+    for SERVER_KIND in "${ASKED_SERVERS[@]}"; do
         server_stop TERM
         rm -rf "$RUN/server" "$RUN"/card*/known
         table_head "card, $SERVER_KIND"
-        for name in "${rows[@]}"; do
+        for name in "${ASKED_ROWS[@]}"; do
             row "$name" "card_row_${name//-/_}"
             traffic_stop
             cards_stop KILL

@@ -11,21 +11,8 @@
 LANS_ROWS=(arp nd mdns netbios dhcp transfer loop loop-cable loop-lan loop-stock loop-again crash stays cascade-bridge cascade-server)
 
 interop_lans() {
-    local servers=() rows=() name
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --server) servers+=("$2") && shift ;;
-        --row) rows+=("$2") && shift ;;
-        --list) printf '%s\n' "${LANS_ROWS[@]}" && exit ;;
-        *) die "unknown argument '$1'; see the head of $LIB/interop_lans.sh" ;;
-        esac
-        shift
-    done
-    [ ${#rows[@]} -gt 0 ] || rows=("${LANS_ROWS[@]}")
-    [ ${#servers[@]} -gt 0 ] || servers=(hublane stock)
-    for name in "${rows[@]}"; do
-        [[ " ${LANS_ROWS[*]} " = *" $name "* ]] || die "no row '$name'; --list names them"
-    done
+    local name
+    rows_asked "$LIB/interop_lans.sh" "hublane stock" "${LANS_ROWS[@]}" -- "$@"
     hublane_build
     "$ROOT/scripts/setup"
     # shellcheck source=scripts/lib/dhcp.sh
@@ -34,11 +21,11 @@ interop_lans() {
     net_up 3
     lan_up 1
     lan_up 2
-    for SERVER_KIND in "${servers[@]}"; do
+    for SERVER_KIND in "${ASKED_SERVERS[@]}"; do
         server_stop TERM
         rm -rf "$RUN/server"
         table_head "LANs, $SERVER_KIND"
-        for name in "${rows[@]}"; do
+        for name in "${ASKED_ROWS[@]}"; do
             row "$name" "lans_row_${name//-/_}"
             traffic_stop
             legs_stop

@@ -17,6 +17,34 @@ skip() {
 }
 detail() { printf '%s; ' "$*" >>"$RUN/detail"; }
 
+# rows_asked FILE "SERVERS" ROW... -- ARGS...: of these rows and servers, those that the command line ARGS asks for, in
+# ASKED_ROWS and ASKED_SERVERS; all if it names none. FILE tells what can be said.
+rows_asked() {
+    local file=$1 servers=$2 rows=()
+    shift 2
+    while [ "$1" != -- ]; do rows+=("$1") && shift; done
+    shift
+    ASKED_ROWS=() ASKED_SERVERS=()
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --server)
+            [[ -n $servers && " $servers " = *" ${2:-} "* ]] || die "no server '${2:-}' here; see the head of $file"
+            ASKED_SERVERS+=("$2") && shift
+            ;;
+        --row)
+            [[ " ${rows[*]} " = *" ${2:-} "* ]] || die "no row '${2:-}'; --list names them"
+            ASKED_ROWS+=("$2") && shift
+            ;;
+        --list) printf '%s\n' "${rows[@]}" && exit ;;
+        *) die "unknown argument '$1'; see the head of $file" ;;
+        esac
+        shift
+    done
+    [ ${#ASKED_ROWS[@]} -gt 0 ] || ASKED_ROWS=("${rows[@]}")
+    # shellcheck disable=SC2206 # words
+    [ ${#ASKED_SERVERS[@]} -gt 0 ] || ASKED_SERVERS=($servers)
+}
+
 table_head() { printf '%-20s %-7s %7s  %s\n' "$1" result seconds "what was seen"; }
 
 # row LABEL FUNCTION [ARGS...]: runs it and prints its line.
