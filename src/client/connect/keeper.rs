@@ -618,20 +618,28 @@ mod tests {
         assert_eq!(standing_in("[{}]"), None);
     }
 
+    fn ip(words: &str) -> Option<String> {
+        super::ip(&words.split(' ').collect::<Vec<_>>())
+    }
+
+    /// Each line is a command that must work.
+    fn ip_all(lines: &[&str]) {
+        for words in lines {
+            assert!(ip(words).is_some(), "ip {words}");
+        }
+    }
+
     #[test]
     fn a_device_is_set_up_as_before() {
         use crate::sys::tap::{Tap, TapSettings};
         crate::sys::nic::tests::in_namespace(|| {
-            let ip = |words: &str| super::ip(&words.split(' ').collect::<Vec<_>>());
             let dir = tempfile::tempdir().unwrap();
             let places = Places { device: "hub0".into(), ..places(dir.path()) };
-            for words in [
+            ip_all(&[
                 "tuntap add dev hub0 mode tap",
                 "link set hub0 address 02:00:00:00:00:01 mtu 1400 txqueuelen 500",
                 "addr add 2001:db8::5/64 dev hub0",
-            ] {
-                assert!(ip(words).is_some(), "ip {words}");
-            }
+            ]);
             let before = standing("hub0").unwrap();
             let tap = Tap::attach("hub0").unwrap();
             let keeper = Keeper::begin(places.clone(), false).unwrap().unwrap();
@@ -657,10 +665,9 @@ mod tests {
     #[test]
     fn devices_and_routes() {
         crate::sys::nic::tests::in_namespace(|| {
-            let ip = |words: &str| super::ip(&words.split(' ').collect::<Vec<_>>());
             let dir = tempfile::tempdir().unwrap();
             let places = Places { device: "hub0".into(), ..places(dir.path()) };
-            for words in [
+            ip_all(&[
                 "tuntap add dev hub0 mode tap",
                 "addr add 10.0.0.5/24 dev hub0",
                 "link set hub0 up",
@@ -669,18 +676,14 @@ mod tests {
                 "addr add 192.0.2.9/24 dev eth0",
                 "link set eth0 up",
                 "route add default via 192.0.2.1 dev eth0 metric 7",
-            ] {
-                assert!(ip(words).is_some(), "ip {words}");
-            }
+            ]);
             crash(begun(&places));
-            for words in [
+            ip_all(&[
                 "addr add 10.9.9.9/24 dev hub0",
                 "addr del 10.0.0.5/24 dev hub0",
                 "link set hub0 master br0",
                 "route del default",
-            ] {
-                assert!(ip(words).is_some(), "ip {words}");
-            }
+            ]);
             let said = Keeper::after_crash(&places).unwrap();
             let want = ["hub0 without 10.9.9.9/24", "hub0 in no bridge", "hub0 with 10.0.0.5/24"];
             assert_eq!(said[..3], want);
