@@ -118,8 +118,14 @@ impl<Io: StreamIo<Socket = OwnedFd>> Driver<Io> {
             self.links.len() - 1
         });
         let seed = member.number as u64 + 1;
-        let settings =
-            LinkSettings { timeout: member.timeout, compress: false, supers: false, queue_depth: QUEUE_FRAMES, seed };
+        let settings = LinkSettings {
+            timeout: member.timeout,
+            compress: false,
+            supers: false,
+            qos: false,
+            queue_depth: QUEUE_FRAMES,
+            seed,
+        };
         let mut link = Link::new(settings, now);
         for line in member.lines {
             let key = self.key_for(at)?;

@@ -33,7 +33,7 @@ use hublane::tls::buffered::Parts;
 use hublane::tls::config::{ServerTrust, TlsVersions, client_config};
 use hublane::tls::layer::RecordLayer;
 use hublane::tls::record::{PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX};
-use hublane::tunnel::link::SendPool;
+use hublane::tunnel::buffer::SendPool;
 use hublane::tunnel::records::{RecordPool, Records};
 use hublane::worker::io::{CloseHow, Completion, StreamIo, Wait};
 use rustls::{ClientConfig, ServerConfig};

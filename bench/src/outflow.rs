@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use hublane::metrics::closes::CloseReason;
 use hublane::tls::layer::{CONTROL_BYTES_MAX, RecordLayer};
 use hublane::tunnel::buffer::SendBuf;
+use hublane::tunnel::buffer::SendPool;
 use hublane::tunnel::egress::SEND_BYTES;
-use hublane::tunnel::link::SendPool;
 
 /// What waits for one connection.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use hublane::sys::clock::{monotonic, process_cpu_ns, thread_cpu_ns};
 use hublane::tick::Tick;
 use hublane::tls::layer::RecordLayer;
 use hublane::tls::record::RECORD_BYTES_MAX;
-use hublane::tunnel::link::SendPool;
+use hublane::tunnel::buffer::SendPool;
 use hublane::tunnel::records::{RecordPool, Records};
 use hublane::worker::io::{CloseHow, Completion, StreamIo, Wait};
 

@@ -10,7 +10,7 @@
 # shellcheck source=scripts/lib/interop_client_login.sh
 . "$LIB/interop_client_login.sh"
 
-CARD_ROWS=(refused certificate device connections-1 connections-2 connections-8 epoll compression ipv6 stock-client bridge
+CARD_ROWS=(refused certificate device connections-1 connections-2 connections-8 urgent epoll compression ipv6 stock-client bridge
     path-dead connection-dead restart-term restart-kill dhcp "${WAY_ROWS[@]}" "${LOGIN_ROWS[@]}")
 
 interop_client() {
@@ -260,6 +260,15 @@ card_connections() {
 }
 # card_lines N COUNT: it has so many TCP connections.
 card_lines() { [ "$(in_client "$1" ss -Htn state established "dport = :$SERVER_PORT" | wc -l)" = "$2" ]; }
+
+# What is urgent has the newest connection to itself; the rest has the other one.
+card_row_urgent() {
+    local n
+    server_wants
+    cards
+    for n in 1 2; do within 10 card_lines "$n" 2 || fail "card $n has no second connection: $(tail -1 "$RUN/card$n/out")"; done
+    urgent_apart
+}
 
 card_row_epoll() {
     server_wants

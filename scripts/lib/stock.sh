@@ -89,7 +89,7 @@ addr_inner() { printf '10.92.0.%s' "$1"; }
 client_account() {
     local n=$1
     shift
-    local hub=PUBLIC user=u$n password=secret-$n type=standard server max_tcp=1 half=no bridge=no compress=no encrypt=yes retry=5
+    local hub=PUBLIC user=u$n password=secret-$n type=standard server max_tcp=1 half=no bridge=no compress=no encrypt=yes qos=no retry=5
     server=$(addr_server "$n")
     [ $# = 0 ] || local "$@"
     rm -f "$RUN/client$n/want"
@@ -98,7 +98,7 @@ client_account() {
     vpnc_lines "$n" <<-EOF
 		AccountCreate hub /SERVER:$server:$SERVER_PORT /HUB:$hub /USERNAME:$user /NICNAME:hub
 		AccountPasswordSet hub /PASSWORD:$password /TYPE:$type
-		AccountDetailSet hub /MAXTCP:$max_tcp /INTERVAL:1 /TTL:0 /HALF:$half /BRIDGE:$bridge /MONITOR:no /NOTRACK:yes /NOQOS:yes /DISABLEUDP:yes
+		AccountDetailSet hub /MAXTCP:$max_tcp /INTERVAL:1 /TTL:0 /HALF:$half /BRIDGE:$bridge /MONITOR:no /NOTRACK:yes /NOQOS:$([ "$qos" = yes ] && echo no || echo yes) /DISABLEUDP:yes
 		AccountRetrySet hub /NUM:999 /INTERVAL:$retry
 		Account$([ "$compress" = yes ] && echo CompressEnable || echo CompressDisable) hub
 		Account$([ "$encrypt" = yes ] && echo EncryptEnable || echo EncryptDisable) hub

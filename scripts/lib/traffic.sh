@@ -63,3 +63,35 @@ traffic_check() {
     ping_check "$1" "$2"
     iperf_check "$1" "$2"
 }
+
+# Whether pings of client 1 to 2 have a connection to themselves, in both directions, and TCP another one.
+urgent_apart() {
+    local bulk urgent before after
+    ping_check 1 2
+    before=$(conn_bytes 1)
+    in_client 1 ping -q -c 300 -i 0.005 "$(addr_inner 2)" >"$RUN/pings" || fail 'pings are lost'
+    after=$(conn_bytes 1)
+    urgent=$(more_on "$before" "$after" 20000)
+    [ "$(wc -w <<<"$urgent")" = 1 ] || fail "pings went over '$urgent': $before, $after"
+    before=$after
+    iperf_listen 2
+    in_client 1 iperf3 -c "$(addr_inner 2)" --bidir -t 2 >"$RUN/iperf" ||
+        fail "iperf3: $(tail -1 "$RUN/iperf")"
+    after=$(conn_bytes 1)
+    bulk=$(more_on "$before" "$after" 5000000)
+    [ "$(wc -w <<<"$bulk")" = 1 ] && [ "$bulk" != "$urgent" ] || fail "TCP went over '$bulk', pings over '$urgent'"
+    detail "pings by port $urgent, TCP by port $bulk, both ways"
+}
+# conn_bytes N: of each connection, port:sent:received.
+conn_bytes() {
+    in_client "$1" ss -HtniO state established "dport = :$SERVER_PORT" |
+        sed -n 's/.*:\([0-9]*\) *[0-9.]*:'"$SERVER_PORT"' .*bytes_sent:\([0-9]*\).*bytes_received:\([0-9]*\).*/\1:\2:\3/p'
+}
+# more_on BEFORE AFTER BYTES: ports on which so many were both sent and received.
+more_on() {
+    local port sent received now_sent now_received
+    while IFS=: read -r port now_sent now_received; do
+        IFS=: read -r sent received < <(sed -n "s/^$port://p" <<<"$1")
+        [ $((now_sent - ${sent:-0})) -lt "$3" ] || [ $((now_received - ${received:-0})) -lt "$3" ] || echo "$port"
+    done <<<"$2"
+}

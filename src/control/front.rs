@@ -210,6 +210,7 @@ impl Front {
                 timeout: Duration::from_millis(u64::from(granted.terms.timeout_ms)),
                 compress: granted.terms.compress,
                 supers: granted.terms.supers,
+                qos: granted.terms.qos,
                 queue_depth: QUEUE_FRAMES,
                 seed: u64::from_be_bytes(*granted.key.first_chunk().expect("a key has 20 bytes")),
             },
@@ -274,7 +275,7 @@ impl Front {
         for session in &same {
             self.end(session, CloseReason::TakenOver);
         }
-        let terms = negotiate(&request.wants, &limits(hub));
+        let terms = negotiate(&request.wants, &limits(hub, &policy));
         let mut random = [0; 28];
         secrets::random(&mut random);
         let (key, draw) = random.split_at(20);
@@ -520,11 +521,12 @@ fn client_id(request: &LoginRequest) -> Option<ClientId> {
     (client.unique_id != [0; 20]).then_some(ClientId(client.unique_id))
 }
 
-fn limits(hub: &Hub) -> Limits {
+fn limits(hub: &Hub, policy: &Policy) -> Limits {
     Limits {
         max_connection: hub.max_connections,
         compress: hub.compression,
         half_duplex: true,
+        qos: !policy.is_set(Item::NoQoS),
         timeout_ms: u32::try_from(hub.session_timeout.as_millis()).expect("at most 60 s"),
     }
 }
@@ -539,6 +541,7 @@ fn welcome(granted: &Granted) -> Welcome {
         compress: terms.compress,
         supers: terms.supers,
         half_duplex: terms.half_duplex,
+        qos: terms.qos,
         timeout_ms: terms.timeout_ms,
         vlan_id: policy.value(Item::VLanId),
         policy: policy.effective(*kind == PortKind::Bridge).items().to_vec(),

@@ -1,6 +1,8 @@
 //! Buffers of bytes on their way out, passed by value so that nobody else can touch them meanwhile.
 #![forbid(unsafe_code)]
 
+use super::egress::{SEND_BYTES, SEND_BYTES_SHORT};
+
 /// Bytes to send. Owned by the back end while the send is in flight.
 #[derive(Debug)]
 pub struct SendBuf {
@@ -68,5 +70,37 @@ impl SendBuf {
     /// Empties the buffer.
     pub fn clear(&mut self) {
         (self.start, self.end) = (0, 0);
+    }
+}
+
+/// Send buffers for re-use, of two lengths: most sends are short, and a flood to thousands has as many in flight.
+#[derive(Debug, Default)]
+pub struct SendPool {
+    short: Vec<SendBuf>,
+    long: Vec<SendBuf>,
+}
+
+impl SendPool {
+    /// Buffers kept for re-use, short and long; those above are freed, so that a flood leaves little behind.
+    const KEPT: [usize; 2] = [8192, 256];
+
+    /// An empty buffer of [`SEND_BYTES_SHORT`].
+    pub fn take_short(&mut self) -> SendBuf {
+        self.short.pop().unwrap_or_else(|| SendBuf::with_capacity(SEND_BYTES_SHORT))
+    }
+
+    /// An empty buffer of [`SEND_BYTES`].
+    pub fn take(&mut self) -> SendBuf {
+        self.long.pop().unwrap_or_else(|| SendBuf::with_capacity(SEND_BYTES))
+    }
+
+    /// Takes a buffer back.
+    pub fn give(&mut self, mut buf: SendBuf) {
+        let short = buf.capacity() == SEND_BYTES_SHORT;
+        let (free, kept) = if short { (&mut self.short, Self::KEPT[0]) } else { (&mut self.long, Self::KEPT[1]) };
+        if free.len() < kept {
+            buf.clear();
+            free.push(buf);
+        }
     }
 }

@@ -11,8 +11,9 @@
 use std::time::Duration;
 
 use super::buffer::SendBuf;
+use super::buffer::SendPool;
 use super::enframe::{self, Batch};
-use super::link::{Flushed, SendPool};
+use super::link::Flushed;
 use crate::metrics::closes::CloseReason;
 use crate::tick::Tick;
 use crate::tls::layer::{CONTROL_BYTES_MAX, RecordLayer};

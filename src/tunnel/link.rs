@@ -11,10 +11,10 @@
 
 use std::time::Duration;
 
-use super::buffer::SendBuf;
+use super::buffer::{SendBuf, SendPool};
 use super::codec::Codec;
 use super::conn::{CarryPool, Conn};
-use super::egress::{BLOCK_BYTES_MAX, Outgoing, SEND_BYTES, SEND_BYTES_SHORT, SuperBlock};
+use super::egress::{BLOCK_BYTES_MAX, Outgoing, SuperBlock};
 use super::fair::{Class, FairQueue, Scheduler};
 use super::pace::Pace;
 use super::parked::Parked;
@@ -91,38 +91,6 @@ impl Default for Scratch {
     }
 }
 
-/// Send buffers for re-use, of two lengths: most sends are short, and a flood to thousands has as many in flight.
-#[derive(Debug, Default)]
-pub struct SendPool {
-    short: Vec<SendBuf>,
-    long: Vec<SendBuf>,
-}
-
-impl SendPool {
-    /// Buffers kept for re-use, short and long; those above are freed, so that a flood leaves little behind.
-    const KEPT: [usize; 2] = [8192, 256];
-
-    /// An empty buffer of [`SEND_BYTES_SHORT`].
-    pub fn take_short(&mut self) -> SendBuf {
-        self.short.pop().unwrap_or_else(|| SendBuf::with_capacity(SEND_BYTES_SHORT))
-    }
-
-    /// An empty buffer of [`SEND_BYTES`].
-    pub fn take(&mut self) -> SendBuf {
-        self.long.pop().unwrap_or_else(|| SendBuf::with_capacity(SEND_BYTES))
-    }
-
-    /// Takes a buffer back.
-    pub fn give(&mut self, mut buf: SendBuf) {
-        let short = buf.capacity() == SEND_BYTES_SHORT;
-        let (free, kept) = if short { (&mut self.short, Self::KEPT[0]) } else { (&mut self.long, Self::KEPT[1]) };
-        if free.len() < kept {
-            buf.clear();
-            free.push(buf);
-        }
-    }
-}
-
 /// What was agreed at login, and local limits.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
@@ -133,6 +101,8 @@ pub struct LinkSettings {
     pub compress: bool,
     /// Super-frames cross whole ([`crate::wire::super_frame`]). Not together with `compress`.
     pub supers: bool,
+    /// Of two connections or more the newest is for urgent frames alone (protocol note §5.6).
+    pub qos: bool,
     /// Frames that may wait for this session, over all its connections.
     pub queue_depth: usize,
     /// Seed of the keep-alive jitter.
@@ -289,7 +259,7 @@ impl<S: Scheduler> Link<S> {
         let mut late = Shed::default();
         while let Some(cell) = gone.queue.pop(&mut pools.frames, now, |_| true, |frames, cell| late.add(frames, cell)) {
             let class = class_of(pools.frames.frame(&cell));
-            match self.choose(class.flow) {
+            match self.choose(class) {
                 Some(at) => self.conns[at].queue.push(&mut pools.frames, cell, class, now),
                 None => late.add(&mut pools.frames, cell),
             }
@@ -356,7 +326,7 @@ impl<S: Scheduler> Link<S> {
     #[inline(always)]
     fn place(&mut self, frame: &[u8], now: Tick, pools: &mut Pools) -> Pushed {
         let chosen =
-            if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(flow_hash(frame)) };
+            if self.conns.len() == 1 && self.conns[0].way.send { Some(0) } else { self.choose(class_of(frame)) };
         let Some(at) = chosen else { return self.park(frame, pools) };
         let conn = &mut self.conns[at];
         if conn.may_build(frame.len()) {
@@ -457,7 +427,7 @@ impl<S: Scheduler> Link<S> {
 
     fn place_super(&mut self, frame: &SuperFrame<'_>, now: Tick, pools: &mut Pools) -> Pushed {
         let head = frame.head().bytes();
-        let Some(at) = self.choose(flow_hash(head)) else { return Pushed::Dropped(DropReason::EgressNoConnection) };
+        let Some(at) = self.choose(class_of(head)) else { return Pushed::Dropped(DropReason::EgressNoConnection) };
         let conn = &mut self.conns[at];
         if conn.may_build(frame.bytes().len()) {
             let first = !conn.out.is_building();
@@ -609,7 +579,7 @@ impl<S: Scheduler> Link<S> {
         }
         while let Some(cell) = self.parked.pop(&pools.frames) {
             let class = class_of(pools.frames.frame(&cell));
-            let at = self.choose(class.flow).unwrap_or(0);
+            let at = self.choose(class).unwrap_or(0);
             self.conns[at].queue.push(&mut pools.frames, cell, class, now);
         }
         due.extend(self.conns.iter().filter(|conn| conn.way.send).map(|conn| Due::Flush(conn.key)));
@@ -648,11 +618,18 @@ impl<S: Scheduler> Link<S> {
     /// The connection for a flow, by rendezvous hashing: frames of a flow go one way and so stay in order. The
     /// end of a connection moves its own flows only; a new one takes its share from all, and only then, once,
     /// can a frame overtake one that still waits for the connection that the flow has left.
-    fn choose(&self, hash: u32) -> Option<usize> {
+    ///
+    /// With a connection for what is urgent a loss on one of the others does not hold that up.
+    fn choose(&self, class: Class) -> Option<usize> {
         let weight = |salt: u32| {
+            let hash = class.flow;
             (hash ^ salt).wrapping_mul(0x9e37_79b1) ^ (hash ^ salt).rotate_left(15).wrapping_mul(0x85eb_ca6b)
         };
-        let sending = self.conns.iter().enumerate().filter(|(_, c)| c.way.send);
+        let mut sending = self.conns.iter().enumerate().filter(|(_, c)| c.way.send).peekable();
+        let newest = if self.settings.qos { sending.next_back() } else { None };
+        if sending.peek().is_none() || (newest.is_some() && class.band == Band::Priority) {
+            return newest.map(|(at, _)| at);
+        }
         sending.max_by_key(|(_, c)| weight(c.salt)).map(|(at, _)| at)
     }
 }

@@ -19,7 +19,7 @@ const NOW: Tick = Tick::from_ms(1_000);
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn settings() -> LinkSettings {
-    LinkSettings { timeout: TIMEOUT, compress: false, supers: false, queue_depth: 1_000, seed: 7 }
+    LinkSettings { timeout: TIMEOUT, compress: false, supers: false, qos: false, queue_depth: 1_000, seed: 7 }
 }
 
 fn replacing(shed: u32) -> Pushed {
@@ -309,7 +309,7 @@ fn flows_spread_over_all_connections() {
         for flow in 0..flows {
             let mut frame = frame(1, 0, 60);
             frame[6..10].copy_from_slice(&flow.to_be_bytes());
-            share[end.link.choose(flow_hash(&frame)).unwrap()] += 1;
+            share[end.link.choose(class_of(&frame)).unwrap()] += 1;
         }
         assert!(share.iter().all(|share| (100..=400).contains(share)), "{conns} connections: {share:?}");
     }
@@ -332,6 +332,35 @@ fn a_flow_keeps_its_connection_when_others_end_and_leaves_it_only_for_a_new_one(
     for (before, after) in without.iter().zip(all(&mut end)) {
         assert!(after == *before || after == 9);
     }
+}
+
+#[test]
+fn what_is_urgent_has_the_newest_connection_to_itself() {
+    let arp = |flow: u8| {
+        let mut frame = frame(flow, 0, 60);
+        frame[12..14].copy_from_slice(&[0x08, 0x06]);
+        frame
+    };
+    let carriers = |end: &mut End| {
+        let on = |end: &mut End, frame: &dyn Fn(u8) -> Vec<u8>| -> HashSet<u32> {
+            (0..50).map(|flow| building_on(end.push(&frame(flow)))).collect()
+        };
+        (on(end, &arp), on(end, &|flow| frame(flow, 0, 60)))
+    };
+    let mut end = End::new(LinkSettings { qos: true, ..settings() });
+    end.attach(0, Way::BOTH, NOW);
+    assert_eq!(carriers(&mut end), ([0].into(), [0].into()), "one connection is for all");
+    end.attach(1, Way::BOTH, NOW);
+    assert_eq!(carriers(&mut end), ([1].into(), [0].into()));
+    end.attach(2, Way { send: false, receive: true }, NOW);
+    assert_eq!(carriers(&mut end), ([1].into(), [0].into()), "the newest that may send");
+    end.attach(3, Way::BOTH, NOW);
+    assert_eq!(carriers(&mut end), ([3].into(), [0, 1].into()));
+    end.link.detach(ConnKey(3), NOW, &mut end.pools);
+    end.link.detach(ConnKey(0), NOW, &mut end.pools);
+    assert_eq!(carriers(&mut end), ([1].into(), [1].into()), "the one that is left is for all again");
+    end.link.detach(ConnKey(1), NOW, &mut end.pools);
+    assert_eq!(end.push(&arp(1)), Pushed::Dropped(DropReason::EgressNoConnection));
 }
 
 #[test]

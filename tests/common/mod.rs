@@ -113,7 +113,7 @@ impl<Io: StreamIo<Socket = MemSocket>> Bench<Io> {
     /// What a login would hand to a worker, and the member who logged in.
     pub(crate) fn login(&self, number: u64, login: &Login) -> (Box<SessionSeed>, Box<ConnSeed<MemSocket>>, Member) {
         let Login { suite, backend, compress, supers, queue_depth, prepare, member, port } = *login;
-        let settings = LinkSettings { timeout: TIMEOUT, compress, supers, queue_depth, seed: number };
+        let settings = LinkSettings { timeout: TIMEOUT, compress, supers, qos: false, queue_depth, seed: number };
         let (mut server, client) = connected_pair(suite, backend);
         prepare(&mut server);
         let (socket, peer) = pipe();

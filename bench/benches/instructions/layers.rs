@@ -111,8 +111,14 @@ const KEY: ConnKey = ConnKey(0);
 
 impl Enframe {
     pub(crate) fn new(frame_bytes: usize, frames: usize) -> Self {
-        let settings =
-            LinkSettings { timeout: Duration::from_secs(20), compress: false, supers: false, queue_depth: 64, seed: 1 };
+        let settings = LinkSettings {
+            timeout: Duration::from_secs(20),
+            compress: false,
+            supers: false,
+            qos: false,
+            queue_depth: 64,
+            seed: 1,
+        };
         let mut link = Link::new(settings, NOW);
         let (layer, _) = connected_pair(SUITE, AeadBackend::AwsLc);
         link.attach(KEY, Box::new(Conn::new(layer)), Way::BOTH, NOW);

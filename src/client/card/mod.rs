@@ -97,6 +97,8 @@ pub struct Modes {
     pub compress: bool,
     /// Super-frames cross whole.
     pub supers: bool,
+    /// The newest connection is for urgent frames.
+    pub qos: bool,
 }
 
 /// What has happened that the card's owner wants to know.
@@ -204,8 +206,8 @@ impl<Io: StreamIo, D: Device> Card<Io, D> {
 
     /// Begins a session without connections. One before must have ended.
     pub fn begin(&mut self, timeout: Duration, modes: Modes, seed: u64) {
-        let Modes { compress, supers } = modes;
-        let settings = LinkSettings { timeout, compress, supers, queue_depth: QUEUE_FRAMES, seed };
+        let Modes { compress, supers, qos } = modes;
+        let settings = LinkSettings { timeout, compress, supers, qos, queue_depth: QUEUE_FRAMES, seed };
         self.link = Some(Link::new(settings, self.now));
         self.poll_at = self.now;
     }

@@ -93,7 +93,8 @@ fn connect(card: &mut Card<MemIo, Host>) -> (ConnKey, Peer) {
     let (theirs, ours) = connected_pair(Suite::Tls13Aes128GcmSha256, AeadBackend::AwsLc);
     let line: Line<MemSocket> = Line { socket, layer: ours, plain: Vec::new(), cipher: Vec::new(), way: Way::BOTH };
     let key = card.attach(line).unwrap();
-    let settings = LinkSettings { timeout: TIMEOUT, compress: false, supers: false, queue_depth: 4_000, seed: 3 };
+    let settings =
+        LinkSettings { timeout: TIMEOUT, compress: false, supers: false, qos: false, queue_depth: 4_000, seed: 3 };
     let mut link = Link::new(settings, START);
     link.attach(ConnKey(0), Box::new(Conn::new(theirs)), Way::BOTH, START);
     let peer = Peer { pipe, link, pools: Pools::new(8_000), scratch: Scratch::default(), got: Got::default() };

@@ -153,6 +153,7 @@ fn connect(args: &ConnectArgs, reporter: &mut Reporter) -> Result<(), ConnectErr
             compress: args.compress,
             bridge_mode: args.bridge.is_some(),
             supers: args.super_frames == Switch::On,
+            qos: args.connections > 1,
             ..Wants::default()
         },
         client: client_info(args),

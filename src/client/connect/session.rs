@@ -283,7 +283,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let Entered { line, welcome, path, suite, fingerprint, standing } = entered;
         self.sessions += 1;
         let timeout = Duration::from_millis(welcome.timeout_ms.into());
-        let modes = Modes { compress: welcome.compress, supers: welcome.supers };
+        let modes = Modes { compress: welcome.compress, supers: welcome.supers, qos: welcome.qos };
         self.card.begin(timeout, modes, self.seed ^ self.sessions);
         if self.args.bridge.is_some() {
             self.watch_loops();
@@ -313,7 +313,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let fields = json!({
             "session": session.name, "server": welcome.hello.product, "path": session.path, "cipher": session.cipher,
             "connections": session.wanted, "timeout_ms": welcome.timeout_ms, "compress": welcome.compress,
-            "super_frames": welcome.supers,
+            "super_frames": welcome.supers, "qos": welcome.qos,
         });
         let text = format!("connected: {}, {}, {}", session.name, session.path, session.cipher);
         self.reporter.tell("connected", fields, &text);

@@ -129,8 +129,10 @@ fn welcome(pack: &Pack<'_>, hello: Hello, wants: &Wants) -> Result<WelcomeSeen, 
     }
     let timeout_ms = pack.int("timeout").filter(|ms| *ms > 0).ok_or(LoginError::Missing("timeout"))?;
     let half_duplex = pack.bool("half_connection");
-    // One-way connections take two, also where we asked for one.
-    let wanted = wants.max_connection.clamp(if half_duplex { 2 } else { 1 }, super::CONNECTIONS_MAX);
+    let qos = wants.qos && pack.bool("qos");
+    // One-way connections take two, and one for urgent frames takes another, also where we asked for fewer.
+    let least = if half_duplex { 2 } else { 1 } * if qos { 2 } else { 1 };
+    let wanted = wants.max_connection.clamp(least, super::CONNECTIONS_MAX);
     let granted = pack.int("max_connection").unwrap_or(1).clamp(1, u32::from(wanted));
     let compress = pack.bool("use_compress");
     Ok(WelcomeSeen {
@@ -142,7 +144,7 @@ fn welcome(pack: &Pack<'_>, hello: Hello, wants: &Wants) -> Result<WelcomeSeen, 
         compress,
         supers: wants.supers && !compress && pack.bool(super::SUPERS),
         half_duplex,
-        qos: pack.bool("qos"),
+        qos,
         timeout_ms: timeout_ms.max(TIMEOUT_MS_MIN),
         vlan_id: pack.int("vlan_id").unwrap_or(0),
         policy: policy(pack),

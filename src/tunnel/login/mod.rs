@@ -101,7 +101,7 @@ pub struct Wants {
     pub bridge_mode: bool,
     /// A copy of every frame.
     pub monitor_mode: bool,
-    /// A connection of its own for urgent frames.
+    /// A connection of its own for urgent frames, the newest of the session (protocol note §5.6).
     pub qos: bool,
     /// Super-frames cross whole; only our own ends know of it.
     pub supers: bool,

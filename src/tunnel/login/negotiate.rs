@@ -16,11 +16,13 @@ pub struct Limits {
     pub compress: bool,
     /// May connections be one-way?
     pub half_duplex: bool,
+    /// May urgent frames have a connection of their own?
+    pub qos: bool,
     /// Session timeout in ms; taken as 5,000 to 60,000.
     pub timeout_ms: u32,
 }
 
-/// What both ends will do. Encryption is always on and the priority connection always refused.
+/// What both ends will do. Encryption is always on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Negotiated {
     /// Connections, 1 to [`CONNECTIONS_MAX`].
@@ -31,22 +33,27 @@ pub struct Negotiated {
     pub supers: bool,
     /// Each connection carries data one way only.
     pub half_duplex: bool,
+    /// The newest connection is for urgent frames.
+    pub qos: bool,
     /// Session timeout in ms.
     pub timeout_ms: u32,
 }
 
-/// Brings wishes and limits together. One-way connections need two of them: they raise a wish for
-/// one, and are refused where only one is allowed.
+/// Brings wishes and limits together. One-way connections need two of them, and so does a connection for urgent frames:
+/// they raise a wish for fewer, and are refused where fewer are allowed.
 pub fn negotiate(wants: &Wants, limits: &Limits) -> Negotiated {
     let allowed = limits.max_connection.clamp(1, CONNECTIONS_MAX);
     let half_duplex = wants.half_duplex && limits.half_duplex && allowed >= 2;
     let compress = wants.compress && limits.compress;
-    let least = if half_duplex { 2 } else { 1 };
+    let one_each_way = if half_duplex { 2 } else { 1 };
+    let qos = wants.qos && limits.qos && allowed >= 2 * one_each_way;
+    let least = if qos { 2 * one_each_way } else { one_each_way };
     Negotiated {
         max_connection: wants.max_connection.clamp(least, allowed),
         compress,
         supers: wants.supers && !compress,
         half_duplex,
+        qos,
         timeout_ms: limits.timeout_ms.clamp(TIMEOUT_MS_MIN, TIMEOUT_MS_MAX),
     }
 }
@@ -61,6 +68,7 @@ mod tests {
             max_connection,
             compress,
             half_duplex,
+            qos: false,
             timeout_ms: 20_000,
         };
         let wants = |max_connection, compress, half_duplex| Wants {
@@ -82,7 +90,8 @@ mod tests {
             (wants(255, false, false), limits(255, true, true), (32, false, false)),
         ];
         for (wants, limits, (max_connection, compress, half_duplex)) in table {
-            let expected = Negotiated { max_connection, compress, supers: false, half_duplex, timeout_ms: 20_000 };
+            let expected =
+                Negotiated { max_connection, compress, supers: false, half_duplex, qos: false, timeout_ms: 20_000 };
             assert_eq!(negotiate(&wants, &limits), expected, "{wants:?} {limits:?}");
             let wants = Wants { supers: true, ..wants };
             assert_eq!(
@@ -90,6 +99,21 @@ mod tests {
                 Negotiated { supers: !compress, ..expected },
                 "{wants:?} {limits:?}"
             );
+        }
+        // Asked for, allowed, connections allowed: granted, connections. Beside one-way ones it takes four.
+        let qos = [
+            ((true, 1, false), (true, 32), (true, 2)),
+            ((true, 8, false), (true, 32), (true, 8)),
+            ((true, 8, false), (true, 1), (false, 1)),
+            ((true, 1, false), (false, 32), (false, 1)),
+            ((false, 1, false), (true, 32), (false, 1)),
+            ((true, 1, true), (true, 4), (true, 4)),
+            ((true, 1, true), (true, 3), (false, 2)),
+        ];
+        for ((qos, wanted, half_duplex), (allowed, most), expected) in qos {
+            let wants = Wants { qos, ..wants(wanted, false, half_duplex) };
+            let found = negotiate(&wants, &Limits { qos: allowed, ..limits(most, false, true) });
+            assert_eq!((found.qos, found.max_connection), expected, "{wants:?}");
         }
         for (asked, given) in [(0, 5_000), (8_000, 8_000), (u32::MAX, 60_000)] {
             let limits = Limits { timeout_ms: asked, ..limits(1, false, false) };

@@ -120,7 +120,7 @@ impl fmt::Debug for AdditionalRequest {
     }
 }
 
-/// What a new session is told (§3.6). Encryption is always answered 1, the priority connection 0.
+/// What a new session is told (§3.6). Encryption is always answered 1.
 #[derive(Clone)]
 pub struct Welcome {
     /// Name of the session, §3.8.
@@ -137,6 +137,8 @@ pub struct Welcome {
     pub supers: bool,
     /// One-way connections.
     pub half_duplex: bool,
+    /// The newest connection is for urgent frames.
+    pub qos: bool,
     /// Receive timeout in ms; 0 would end the session at once.
     pub timeout_ms: u32,
     /// VLAN of the port, 0 if none; for information.

@@ -167,7 +167,7 @@ pub(super) fn welcome(welcome: &Welcome) -> PackWriter {
         .data("session_key", &welcome.session_key)
         // Serves transports over UDP only, but stock clients look for it.
         .int("session_key_32", 0)
-        .bool("qos", false)
+        .bool("qos", welcome.qos)
         .bool("use_fast_rc4", false)
         .bool("is_azure_session", false)
         .bool("enable_udp_recovery", false)

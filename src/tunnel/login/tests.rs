@@ -55,6 +55,7 @@ fn a_welcome() -> Welcome {
         compress: true,
         supers: true,
         half_duplex: false,
+        qos: true,
         timeout_ms: 20_000,
         vlan_id: 3,
         policy: vec![("Access", 1), ("MaxConnection", 8)],
@@ -102,7 +103,7 @@ fn a_login_meets_its_welcome() {
     let ClientNext::Welcome(seen) = client.next() else { panic!("no welcome") };
     assert_eq!((&seen.session_name[..], &seen.connection_name[..]), ("SID-ALICE-1", "CID-7"));
     assert_eq!((*seen.session_key, seen.max_connection, seen.timeout_ms, seen.vlan_id), (KEY, 4, 20_000, 3));
-    assert_eq!((seen.compress, seen.half_duplex, seen.qos), (true, false, false));
+    assert_eq!((seen.compress, seen.half_duplex, seen.qos), (true, false, true));
     assert_eq!(seen.message.as_deref(), Some("Grüße"));
     assert_eq!(seen.policy, [("Access".into(), 1), ("MaxConnection".into(), 8), ("Ver3".to_owned(), 1)]);
     assert_eq!(seen.hello, Hello { product: "Test VPN".into(), version: 501, build: 9674 });

@@ -146,6 +146,7 @@ impl Rig {
             timeout: Duration::from_secs(20),
             compress: false,
             supers: false,
+            qos: false,
             queue_depth: 8,
             seed: session,
         };
