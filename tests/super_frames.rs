@@ -6,6 +6,7 @@ mod common;
 
 use common::{Bench, Login, frame};
 use hublane::hub::PortSettings;
+use hublane::metrics::closes::CloseReason;
 use hublane::metrics::drops::DropReason;
 use hublane::wire::super_frame::SuperFrame;
 
@@ -114,4 +115,72 @@ fn vlans_and_policies_hold_for_them() {
     a.send_super(&SuperFrame::new_checked(&own, SEGMENT).unwrap());
     bench.turn();
     assert_eq!(bench.drops(DropReason::HubSamePort) - port_gone, 3, "a drop counts each segment");
+}
+
+/// A stream of one block, as a super-frame with segments of so much payload.
+fn as_super(bytes: &[u8], len: usize, segment_bytes: u32) -> Vec<u8> {
+    let size = 1 << 31 | segment_bytes << 17 | u32::try_from(len).unwrap();
+    [&1_u32.to_be_bytes(), &size.to_be_bytes(), bytes].concat()
+}
+
+#[test]
+fn lies_about_super_frames_harm_only_who_tells_them() {
+    let mut bench = Bench::new(1);
+    let mut b = bench.member_with(2, 0, &with_supers());
+    let mut liar = bench.member_with(1, 0, &with_supers());
+    b.send(&common::broadcast(0xb));
+    liar.send(&common::broadcast(0xa));
+    bench.turn();
+    b.received();
+    liar.received();
+
+    // What can be read past is one drop, and the session goes on.
+    let whole = packet(0xb, 0xa, 30_000);
+    let mut truncated = whole.clone();
+    truncated.truncate(20);
+    let mut fragment = whole.clone();
+    fragment[20] = 0x20;
+    let mut other_length = whole.clone();
+    other_length[16] ^= 1;
+    let dropped = [
+        (&whole, 1, "30,000 segments"),
+        (&whole, 1_600, "segments longer than a frame"),
+        (&whole, 16_000, "one and a half segments"),
+        (&truncated, 1_400, "no headers"),
+        (&fragment, 1_400, "a fragment"),
+        (&other_length, 1_400, "the IP header has another length"),
+        (&vec![0xff; 65_557], 1_400, "nothing at all"),
+    ];
+    for (number, (bytes, segment_bytes, why)) in (1..).zip(dropped) {
+        liar.send_stream(&as_super(bytes, bytes.len(), segment_bytes), 16_000);
+        bench.turn();
+        assert_eq!(bench.drops(DropReason::FrameNotCuttable), number, "{why}");
+        assert!(b.received().is_empty() && b.supers().is_empty(), "{why}");
+    }
+    liar.send_super(&SuperFrame::new_checked(&whole, SEGMENT).unwrap());
+    bench.turn();
+    assert!(b.received().is_empty() && b.supers() == [(whole.clone(), SEGMENT)], "the session goes on");
+
+    // What spoils the stream ends the connection: a segment of nothing, more than a super-frame may be, and one that was
+    // never agreed on.
+    let mut plain = bench.member(3, 0);
+    let mut second = bench.member_with(4, 0, &with_supers());
+    liar.send_stream(&as_super(&whole, whole.len(), 0), 16_000);
+    second.send_stream(&as_super(&[], 65_558, 1_400), 16_000);
+    plain.send_stream(&as_super(&whole, whole.len(), 1_400), 16_000);
+    bench.turn();
+    assert_eq!(bench.closes(CloseReason::BlockTooLong), 3);
+    assert!(b.received().is_empty() && b.supers().is_empty());
+
+    // One that takes its time holds up nobody.
+    let mut slow = bench.member_with(5, 0, &with_supers());
+    let whole = packet(0xb, 0xd, 30_000);
+    slow.send_stream(&as_super(&whole[..20_000], whole.len(), 1_400), 16_000);
+    bench.turn();
+    b.send(&common::broadcast(0xb));
+    bench.turn();
+    assert_eq!(slow.received().len(), 1, "others are heard meanwhile");
+    slow.send_stream(&whole[20_000..], 16_000);
+    bench.turn();
+    assert!(b.received().is_empty() && b.supers() == [(whole, SEGMENT)], "it has come to its end after all");
 }

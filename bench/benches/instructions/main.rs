@@ -103,6 +103,12 @@ const PIECES: &[Entry] = &[
         "a frame of 1400 bytes from member to member of one worker, 33 a turn",
     ),
     entry(
+        "switch-super",
+        (12, 100),
+        || Box::new(workers::SwitchSuper::new(3, 12)),
+        "a super-frame of 3 segments of 1300 bytes from member to member of one worker, 12 a turn",
+    ),
+    entry(
         "flood",
         (256, 20),
         || Box::new(workers::Flood::new(64, 32, 8)),

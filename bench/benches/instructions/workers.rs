@@ -3,6 +3,7 @@
 use std::hint::black_box;
 
 use hublane::wire::ethernet::Mac;
+use hublane::wire::super_frame::SuperFrame;
 use hublane::worker::io::Wait;
 
 use super::Piece;
@@ -39,10 +40,13 @@ const SENDER: u32 = 100;
 impl Hall {
     /// With receivers of the stations from 0 on.
     fn new(receivers: u32) -> Self {
+        Self::with(receivers, &Login::default())
+    }
+
+    fn with(receivers: u32, login: &Login) -> Self {
         let mut bench = Bench::with(1, Enclosed::new);
-        let login = Login::default();
-        let sender = bench.member_with(u64::from(SENDER), 0, &login);
-        let receivers = (0..receivers).map(|number| bench.member_with(u64::from(number), 0, &login)).collect();
+        let sender = bench.member_with(u64::from(SENDER), 0, login);
+        let receivers = (0..receivers).map(|number| bench.member_with(u64::from(number), 0, login)).collect();
         let mut hall = Self { bench, sender, receivers };
         hall.sender.send(&frame(BROADCAST, station(SENDER), 64));
         hall.bench.turn();
@@ -105,6 +109,50 @@ impl Piece for Switch {
 
     fn done(&mut self) -> u64 {
         self.hall.received()
+    }
+}
+
+/// Super-frames from one member to another, who has agreed to them, too.
+pub(crate) struct SwitchSuper {
+    hall: Hall,
+    /// A packet of TCP, unfinished as a host leaves it.
+    packet: Vec<u8>,
+    count: usize,
+}
+
+impl SwitchSuper {
+    const SEGMENT_BYTES: u16 = 1_300;
+
+    /// Of `segments` segments. Three are the most before copies become `rep movsb`, of which callgrind counts each byte.
+    pub(crate) fn new(segments: usize, count: usize) -> Self {
+        let payload = segments * usize::from(Self::SEGMENT_BYTES);
+        let login = Login { supers: true, ..Login::default() };
+        let ip_bytes = u16::try_from(40 + payload).unwrap().to_be_bytes();
+        let mut packet = frame(station(0), station(SENDER), 64);
+        packet.truncate(12);
+        packet.extend([8, 0, 0x45, 0, ip_bytes[0], ip_bytes[1], 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        packet.extend([0x12, 0x34, 0, 80, 0, 0, 0, 1, 0, 0, 0, 9, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
+        packet.resize(packet.len() + payload, 0xa5);
+        Self { hall: Hall::with(1, &login), packet, count }
+    }
+}
+
+impl Piece for SwitchSuper {
+    fn prepare(&mut self) {
+        let whole = SuperFrame::new_checked(&self.packet, Self::SEGMENT_BYTES).unwrap();
+        for _ in 0..self.count {
+            self.hall.sender.send_super(&whole);
+        }
+    }
+
+    fn run(&mut self) {
+        self.hall.turn();
+    }
+
+    fn done(&mut self) -> u64 {
+        let cut = self.hall.received();
+        assert_eq!(cut, 0, "they cross whole");
+        self.hall.receivers[0].supers().len() as u64
     }
 }
 
