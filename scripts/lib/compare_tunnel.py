@@ -142,8 +142,16 @@ def download(args):
         "tcp_retransmits": said["end"]["sum_sent"].get("retransmits"),
         "tcp_congestion": said["end"].get("sender_tcp_congestion"),
         "cpu_seconds": cpu, "cpu_s_per_gb": {name: spent / gb for name, spent in cpu.items()},
+        "iperf3_s_per_gb": iperf3_cpu(said["end"]),
         "ping_ms": {"p50": quantile(times, 0.5), "p99": quantile(times, 0.99), "max": times[-1], "answered": len(times)},
     } | counted))
+
+
+def iperf3_cpu(end):
+    """CPU seconds a GB of iperf3 itself, over its whole run: what TCP alone costs at each end."""
+    share, whole = end["cpu_utilization_percent"], end["sum_received"]
+    per_percent = end["sum_sent"]["seconds"] / 100 / (whole["bytes"] / compare.GB)
+    return {"near": share["host_total"] * per_percent, "far": share["remote_total"] * per_percent}
 
 
 def quantile(ordered, part):
@@ -196,6 +204,9 @@ class Aim(Check):
 
 
 def aims():
+    yield Aim("local", RATE, "Mbit/s", "direct")
+    yield Aim("local", "iperf3_s_per_gb.near", "s/GB, iperf3 that gets, no tunnel", "direct")
+    yield Aim("local", "iperf3_s_per_gb.far", "s/GB, iperf3 that sends, no tunnel", "direct")
     for system in ("stock", "ours", "super"):
         yield Aim("local", RATE, "Mbit/s", system, target=6000 if system == "super" else None, least=True)
     for system, target in (("ours", 1 / 3), ("super", 1 / 8)):

@@ -94,7 +94,7 @@ direct_routes() {
 tunnel_cell() {
     local cell=$1 rounds=$ROUNDS system systems='direct stock ours super'
     case $cell in
-    local) systems='stock ours super stock-ours ours-stock' ;;
+    local) systems='direct stock ours super stock-ours ours-stock' ;;
     dead) [ "$rounds" -le "$DEAD_ROUNDS" ] || rounds=$DEAD_ROUNDS ;;
     esac
     [ "$cell" = local ] || link_make
