@@ -2,10 +2,11 @@
 # scripts/compare tunnel: a download through the tunnel beside the same download without one and through the stock
 # programs: over links of several kinds, without a link, and over one that is dead for a while.
 #
-#   scripts/compare tunnel [--quick] [--rounds N] [--cells NAME,NAME...] [--system NAME]... [--suffix WORD] [--out FOLDER]
+#   scripts/compare tunnel [--quick] [--rounds N] [--cells NAME,NAME...] [--system NAME]... [--profile] [--suffix WORD] [--out FOLDER]
 #
 # --cells     only these, and no files; --list names them
 # --system    only this system, and no files
+# --profile   instead of all that, one run of `super` without a link under perf: where cards and server spend their time
 #
 # Client 1 fetches from a member behind the server, who has a wire of his own without limits. Between client 1 and the
 # server is the link of the cell, `hublane-bench link`:
@@ -30,7 +31,7 @@ DEAD_ROUNDS=3 # of the cell `dead`, which takes longest and says yes or no
 NS_LINK=hl$$-l
 
 compare_tunnel() {
-    local cell cells='' only='' name
+    local cell cells='' only='' profile='' name
     COMPARE_PY=$ROOT/scripts/lib/compare_tunnel.py
     ROUNDS=5 TUNNEL_SYSTEMS=()
     while [ $# -gt 0 ]; do
@@ -39,6 +40,7 @@ compare_tunnel() {
         --rounds) ROUNDS=$2 && shift ;;
         --cells | --figure) cells+=" ${2//,/ }" only=yes && shift ;;
         --system) TUNNEL_SYSTEMS+=("$2") only=yes && shift ;;
+        --profile) profile=yes ;;
         --suffix) SUFFIX=$2 && shift ;;
         --out) OUT=$(realpath -- "$2") && shift ;;
         --list) tr ' ' '\n' <<<"$TUNNEL_CELLS" && exit ;;
@@ -64,6 +66,7 @@ compare_tunnel() {
     net_up 4
     net_tune
     tunnel_far_ends
+    if [ -n "$profile" ]; then tunnel_profile && return; fi
     LINES_FILE=$RUN/lines
     : >"$LINES_FILE"
     QUIET=$(python3 "$COMPARE_PY" idle --seconds 1)
@@ -254,6 +257,28 @@ link_carries() {
         rm -f "$RUN/link/pid"
         [ -z "$(ip netns pids "$NS_LINK")" ] || fail 'a link goes on'
     fi
+}
+
+# ---- profile ------------------------------------------------------------------------------------------
+
+tunnel_profile() {
+    local end pid LABEL=super
+    command -v perf >/dev/null || die 'perf is missing (Debian: linux-perf)'
+    on ours near_on
+    spawn "$(ns_client 4)" "$RUN/iperf" iperf3 -s
+    within 5 in_client 1 ping -q -c 1 -W 1 "$(addr_inner 4)" >/dev/null || fail 'no ping comes back'
+    in_client 1 iperf3 -c "$(addr_inner 4)" -R -t 12 | grep -E 'sender|receiver' &
+    sleep 2
+    for end in gets sends server; do
+        case $end in gets) pid=$(card_pid 1) ;; sends) pid=$(card_pid 4) ;; server) pid=$(on ours system_pid) ;; esac
+        perf record -q -F 999 -g -p "$pid" -o "$RUN/perf.$end" -- sleep 3 >/dev/null 2>&1
+    done
+    wait
+    for end in gets sends server; do
+        echo "== $end"
+        perf script -i "$RUN/perf.$end" --fields comm,ip,sym,dso 2>/dev/null | python3 "$ROOT/scripts/lib/folded.py" "$RUN/folded.$end"
+    done
+    on ours near_off
 }
 
 # ---- report -------------------------------------------------------------------------------------------

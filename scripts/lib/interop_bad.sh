@@ -7,7 +7,7 @@
 #   scripts/interop bad [--row NAME]... [--list]
 
 BAD_ROWS=(proxy-answers proxy-cut server-answers server-silence sizes-login sizes-stream terminal certificate-changed
-    tun-missing tun-forbidden second-instance other-device refused)
+    one-connection two-servers tun-missing tun-forbidden second-instance other-device refused)
 
 # shellcheck source=scripts/lib/interop_client.sh
 . "$LIB/interop_client.sh"
@@ -212,7 +212,7 @@ bad_row_sizes_login() {
     peer welcome-numbers
     bad_card
     within 8 card_has 1 connected || fail "no session: $(tail -1 "$RUN/card1/out")"
-    finds '"connections":1,' "$RUN/card1/out" || fail "more connections than asked for: $(tail -1 "$RUN/card1/out")"
+    finds '"connections":2,' "$RUN/card1/out" || fail "more connections than asked for: $(tail -1 "$RUN/card1/out")"
     ends_well welcome-numbers
     detail welcome-numbers
 }
@@ -260,8 +260,8 @@ bad_row_terminal() {
     echo "$SPAWNED" >"$RUN/card1/pid"
     within 10 finds -a 'connected: ' "$RUN/card1/typescript" || fail "no session: $(tail -1 "$RUN/card1/typescript")"
     sleep 1
-    # Its own line of state begins with CR and "erase line"; there is nothing else that moves a terminal.
-    if tr -d '\r\n' <"$RUN/card1/typescript" | sed 's/\x1b\[K//g' | finds -aP '[\x00-\x08\x0b-\x1f\x7f]'; then
+    # Its own line of state begins with CR and "erase line", and is cut off at the edge; nothing else moves a terminal.
+    if tr -d '\r\n' <"$RUN/card1/typescript" | sed 's/\x1b\[\(K\|?7[lh]\)//g' | finds -aP '[\x00-\x08\x0b-\x1f\x7f]'; then
         fail "control characters: $(grep -aoP '[\x00-\x08\x0b-\x1f].{8}' "$RUN/card1/typescript" | head -2 | od -c | head -2)"
     fi
     detail "$(wc -c <"$RUN/card1/typescript") bytes, none that moves the terminal"
@@ -286,6 +286,41 @@ bad_row_certificate_changed() {
     server_start
     within 40 card_has 1 connected 2 || fail "it does not come back: $(tail -1 "$RUN/card1/out")"
     card_stop 1
+}
+
+# A firewall that lets one connection through: the card has what it can have, and asks for the other ever more seldom.
+bad_row_one_connection() {
+    server_wants
+    in_server nft "add table ip wall; add chain ip wall in { type filter hook input priority 0; };
+        add rule ip wall in iifname c1 tcp dport $SERVER_PORT ct state new ct count over 1 reject with tcp reset"
+    card_start 1 --address "$(addr_inner 1)/24"
+    card_start 2 --address "$(addr_inner 2)/24"
+    within 10 card_has 1 not_attached 3 || fail "the wall is open: $(tail -1 "$RUN/card1/out")"
+    ping_check 1 2
+    sleep 10
+    in_server nft 'delete table ip wall'
+    [ "$(card_count 1 not_attached)" -le 6 ] || fail "$(card_count 1 not_attached) attempts"
+    [ "$(card_count 1 connected)" = 1 ] && ! card_has 1 lost || fail 'it has given up what it had'
+    detail "$(card_count 1 not_attached) attempts"
+}
+
+# One address, two servers that take turns: the other one does not know the session, which goes on all the same.
+bad_row_two_servers() {
+    local port=$SERVER_PORT
+    server_wants
+    mkdir -p "$RUN/other"
+    cp -a "$RUN/server/state" "$RUN/other/state"
+    SERVER=other SERVER_PORT=$((port + 1)) hublane_start
+    in_server nft "add table ip turns; add chain ip turns in { type nat hook prerouting priority dstnat; };
+        add rule ip turns in iifname c1 tcp dport $port numgen inc mod 2 1 redirect to :$((port + 1))"
+    card_start 1 --address "$(addr_inner 1)/24"
+    within 5 card_says 'the session is not known there' || fail "says $(tail -1 "$RUN/card1/out")"
+    sleep 5
+    in_server nft 'delete table ip turns'
+    card_start 2 --address "$(addr_inner 2)/24"
+    ping_check 1 2
+    [ "$(card_count 1 connected)" = 1 ] && [ "$(card_count 1 not_attached)" = 1 ] || fail "it has not kept to what it had: $(tail -2 "$RUN/card1/out")"
+    SERVER=other server_stop TERM
 }
 
 # ---- rows: devices ------------------------------------------------------------------------------------

@@ -64,22 +64,25 @@ traffic_check() {
     iperf_check "$1" "$2"
 }
 
-# Whether pings of client 1 to 2 have a connection to themselves, in both directions, and TCP another one.
+# Whether pings of client 1 to 2 have a connection to themselves, in both directions, and the flows of TCP, of which there
+# are enough that chance would not part them so, all another one.
 urgent_apart() {
-    local bulk urgent before after
+    local bulk urgent before after spilled
     ping_check 1 2
     before=$(conn_bytes 1)
-    in_client 1 ping -q -c 300 -i 0.005 "$(addr_inner 2)" >"$RUN/pings" || fail 'pings are lost'
+    in_client 1 timeout 20 ping -q -c 300 -i 0.005 "$(addr_inner 2)" >"$RUN/pings" || true
+    finds ' 300 received' <"$RUN/pings" || fail "pings are lost: $(tail -2 "$RUN/pings")"
     after=$(conn_bytes 1)
     urgent=$(more_on "$before" "$after" 20000)
     [ "$(wc -w <<<"$urgent")" = 1 ] || fail "pings went over '$urgent': $before, $after"
     before=$after
     iperf_listen 2
-    in_client 1 iperf3 -c "$(addr_inner 2)" --bidir -t 2 >"$RUN/iperf" ||
-        fail "iperf3: $(tail -1 "$RUN/iperf")"
+    in_client 1 timeout 20 iperf3 -c "$(addr_inner 2)" --bidir -P 8 -t 2 >"$RUN/iperf" || fail "iperf3: $(tail -1 "$RUN/iperf")"
     after=$(conn_bytes 1)
     bulk=$(more_on "$before" "$after" 5000000)
     [ "$(wc -w <<<"$bulk")" = 1 ] && [ "$bulk" != "$urgent" ] || fail "TCP went over '$bulk', pings over '$urgent'"
+    spilled=$(grew "$before" "$after" "$urgent")
+    [ "${spilled% *}" -lt 200000 ] && [ "${spilled#* }" -lt 200000 ] || fail "with TCP the connection of the pings sent and received $spilled bytes"
     detail "pings by port $urgent, TCP by port $bulk, both ways"
 }
 # conn_bytes N: of each connection, port:sent:received.
@@ -89,9 +92,32 @@ conn_bytes() {
 }
 # more_on BEFORE AFTER BYTES: ports on which so many were both sent and received.
 more_on() {
-    local port sent received now_sent now_received
-    while IFS=: read -r port now_sent now_received; do
-        IFS=: read -r sent received < <(sed -n "s/^$port://p" <<<"$1")
-        [ $((now_sent - ${sent:-0})) -lt "$3" ] || [ $((now_received - ${received:-0})) -lt "$3" ] || echo "$port"
-    done <<<"$2"
+    local port sent received
+    for port in $(cut -d: -f1 <<<"$2"); do
+        read -r sent received < <(grew "$1" "$2" "$port")
+        [ "$sent" -lt "$3" ] || [ "$received" -lt "$3" ] || echo "$port"
+    done
+}
+# grew BEFORE AFTER PORT: bytes sent and received meanwhile.
+grew() {
+    local sent received now_sent now_received
+    IFS=: read -r sent received < <(sed -n "s/^$3://p" <<<"$1") || true
+    IFS=: read -r now_sent now_received < <(sed -n "s/^$3://p" <<<"$2")
+    echo "$((now_sent - ${sent:-0})) $((now_received - ${received:-0}))"
+}
+
+# sums_agree NETNS NETNS ADDRESS MB FROM TO: random bytes over TCP from one to the other, who has that address; both must
+# have the same checksum. FROM and TO are their names in what is said.
+sums_agree() {
+    local sent got t
+    : >"$RUN/got"
+    spawn "$2" "$RUN/got" python3 -u "$LIB/sums.py" get "$3"
+    echo "$SPAWNED" >>"$RUN/load"
+    within 5 finds listening <"$RUN/got" || fail "no listener at $6: $(tail -1 "$RUN/got")"
+    t=$(now)
+    sent=$(ip netns exec "$1" timeout 60 python3 "$LIB/sums.py" send "$3" "$4") || fail "$5 cannot send $4 MB to $6"
+    within 5 finds '^sum' <"$RUN/got" || fail "$6 did not get it all"
+    got=$(sed -n 's/^sum //p' "$RUN/got")
+    [ "$got" = "$sent" ] || fail "$4 MB from $5 to $6 arrive changed"
+    detail "$4 MB $5>$6 in $(since "$t") s"
 }
