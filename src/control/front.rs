@@ -578,8 +578,12 @@ const AUTHENTICATION_MAX: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::path::Path;
 
     use super::*;
+    use crate::config::Config;
+    use crate::config::raw::RawServer;
+    use crate::tunnel::login::Wants;
 
     #[test]
     fn a_login_dropped_at_an_await_is_undone_and_a_finished_one_is_not() {
@@ -588,5 +592,18 @@ mod tests {
         assert_eq!(undone.get(), 1);
         Undo::new(|| undone.set(undone.get() + 1)).forget();
         assert_eq!(undone.get(), 1);
+    }
+
+    #[test]
+    fn the_policy_decides_about_a_connection_for_what_is_urgent() {
+        for (items, qos) in [("", true), ("policy = { NoQoS = true }\n", false)] {
+            let text = format!("[[hub]]\nname = \"a\"\n{items}");
+            let config = Config::build("test", &text, Path::new("."), RawServer::default()).unwrap();
+            let hub = &config.hubs[0];
+            let policy = policy_of(hub, &crate::config::policy::Policy::default());
+            assert_eq!(limits(hub, &policy).qos, qos);
+            let wants = Wants { qos: true, ..Wants::default() };
+            assert_eq!(negotiate(&wants, &limits(hub, &policy)).max_connection, if qos { 2 } else { 1 });
+        }
     }
 }

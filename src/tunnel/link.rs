@@ -198,6 +198,7 @@ struct LinkConn<S> {
     pace: Pace,
     in_flight: bool,
     heard: Tick,
+    attached: Tick,
     /// When the send in flight was handed over.
     sent_at: Tick,
     keep_alive_at: Tick,
@@ -240,6 +241,7 @@ impl<S: Scheduler> Link<S> {
             pace: Pace::default(),
             in_flight: false,
             heard: now,
+            attached: now,
             sent_at: now,
             keep_alive_at: now,
             salt: u32::try_from(high).expect("32 bits are left"),
@@ -619,7 +621,9 @@ impl<S: Scheduler> Link<S> {
     /// end of a connection moves its own flows only; a new one takes its share from all, and only then, once,
     /// can a frame overtake one that still waits for the connection that the flow has left.
     ///
-    /// With a connection for what is urgent a loss on one of the others does not hold that up.
+    /// Where the newest connection is for what is urgent, a loss on one of the others does not hold that up. When it comes
+    /// or ends, the one before it takes its share of the rest, or gives it up: once there is a sign that it lives, because
+    /// a new one may have come in its place.
     fn choose(&self, class: Class) -> Option<usize> {
         let weight = |salt: u32| {
             let hash = class.flow;
@@ -630,7 +634,9 @@ impl<S: Scheduler> Link<S> {
         if sending.peek().is_none() || (newest.is_some() && class.band == Band::Priority) {
             return newest.map(|(at, _)| at);
         }
-        sending.max_by_key(|(_, c)| weight(c.salt)).map(|(at, _)| at)
+        let since = newest.map_or(Tick::default(), |(_, newest)| newest.attached);
+        let lives = |c: &LinkConn<S>| !c.way.receive || c.heard >= since;
+        sending.max_by_key(|(_, c)| (lives(c), weight(c.salt))).map(|(at, _)| at)
     }
 }
 

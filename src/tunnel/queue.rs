@@ -185,19 +185,26 @@ pub enum Band {
 }
 
 impl Band {
-    /// Priority for ARP, probes for loops, short ICMP and packets with a DSCP other than best effort and bulk
-    /// (protocol note §5.6). The ECN bits do not count: packets of one TCP flow differ in them, and a
-    /// flow must not change bands.
+    /// Priority for ARP, probes for loops, short ICMP (neighbour discovery too) and IP packets with a DSCP, unless that
+    /// says bulk: 2 (protocol note §5.6), lower effort (LE, RFC 8622) or its elder CS1. The ECN bits do not count: packets
+    /// of one TCP flow differ in them, and a flow must not change bands. Neither do fragments of ICMP: the last may be
+    /// short.
     pub fn of(frame: &[u8]) -> Self {
         const ICMP: u8 = 1;
+        const ICMPV6: u8 = 58;
+        let by_class = |dscp: u8, is_icmp: bool| {
+            let is_short_icmp = is_icmp && frame.len() <= 128;
+            if is_short_icmp || !matches!(dscp, 0 | 1 | 2 | 8) { Band::Priority } else { Band::Normal }
+        };
         match frame.get(12..24) {
             Some([0x08, 0x06, ..]) => Band::Priority,
             // A probe for loops must be through before the storm is (`crate::wire::loop_probe`).
             Some([0x88, 0xb6, ..]) if frame[..6] == loop_probe::GROUP.0 => Band::Priority,
-            Some([0x08, 0x00, _, tos, .., protocol]) => {
-                let dscp = tos & 0xfc;
-                let short_icmp = *protocol == ICMP && frame.len() <= 128;
-                if short_icmp || (dscp != 0 && dscp != 0x08) { Band::Priority } else { Band::Normal }
+            Some([0x08, 0x00, _, tos, _, _, _, _, fragment, offset, _, protocol]) => {
+                by_class(tos >> 2, *protocol == ICMP && [fragment & 0x3f, *offset] == [0, 0])
+            }
+            Some([0x86, 0xdd, class, low, _, _, _, _, next, ..]) => {
+                by_class((class & 0x0f) << 2 | low >> 6, *next == ICMPV6)
             }
             _ => Band::Normal,
         }
@@ -267,6 +274,17 @@ mod tests {
             frame[23] = protocol;
             frame
         };
+        let fragment = |bits: [u8; 2]| {
+            let mut frame = ipv4(0x00, 1, 98);
+            frame[20..22].copy_from_slice(&bits);
+            frame
+        };
+        let ipv6 = |class: u8, next: u8, len| {
+            let mut frame = vec![0; len];
+            frame[12..16].copy_from_slice(&[0x86, 0xdd, 0x60 | class >> 4, class << 4]);
+            frame[20] = next;
+            frame
+        };
         let cases = [
             (ipv4(0x00, 6, 60), Band::Normal),
             (ipv4(0x02, 6, 60), Band::Normal),
@@ -274,6 +292,17 @@ mod tests {
             (ipv4(0xb8, 17, 200), Band::Priority),
             (ipv4(0x00, 1, 98), Band::Priority),
             (ipv4(0x00, 1, 1400), Band::Normal),
+            (ipv4(0x04, 17, 200), Band::Normal),
+            (ipv4(0x20, 6, 60), Band::Normal),
+            (ipv4(0x28, 6, 60), Band::Priority),
+            (fragment([0x20, 0x00]), Band::Normal),
+            (fragment([0x00, 0xb9]), Band::Normal),
+            (fragment([0x40, 0x00]), Band::Priority),
+            (ipv6(0, 6, 74), Band::Normal),
+            (ipv6(0, 58, 86), Band::Priority),
+            (ipv6(0, 58, 1400), Band::Normal),
+            (ipv6(0xb8, 17, 200), Band::Priority),
+            (ipv6(0x22, 6, 74), Band::Normal),
         ];
         for (frame, band) in cases {
             assert_eq!(Band::of(&frame), band, "{:02x?}", &frame[12..24]);

@@ -49,7 +49,7 @@ pub struct ConnectArgs {
     #[arg(long, value_enum, default_value_t = Auth::Auto, value_name = "HOW")]
     pub auth: Auth,
     /// TCP connections of the session, 1 to 32; each inner flow keeps to one of them. Of two or more the newest is for
-    /// what is urgent (ARP, short ICMP, packets with a DSCP), if the server agrees.
+    /// what is urgent (ARP, short ICMP, IP packets with a DSCP that does not say bulk), if the server agrees.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=32), value_name = "N")]
     pub connections: u8,
     /// Compress every frame, if the server agrees.

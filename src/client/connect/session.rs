@@ -89,10 +89,16 @@ struct Session {
     join_at: Tick,
     /// How many in a row could not be had.
     not_joined: u8,
+    /// As long as those that there are do well, no further one is called until then.
+    content_until: Tick,
+    /// Further connections have come.
+    has_joined: bool,
     /// How many connections in a row the server has ended as soon as they had come.
     ended_at_once: u8,
     /// The server is of our kind: it takes a reset well.
     is_ours: bool,
+    /// The newest connection is for what is urgent.
+    qos: bool,
 }
 
 struct Attached {
@@ -105,6 +111,13 @@ struct Attached {
 impl Session {
     fn infos(&self) -> impl Iterator<Item = (ConnKey, TcpInfo)> + '_ {
         self.lines.iter().filter_map(|line| Some((line.key, tcp_info(line.probe.as_ref()?).ok()?)))
+    }
+
+    /// The connection to give up when there is one too many and all do well: that which carries least. The one before
+    /// the newest was for what is urgent, until that came; else it is the newest.
+    fn spare(&self) -> Option<ConnKey> {
+        let back = if self.qos && self.lines.len() > 2 { 2 } else { 1 };
+        self.lines.iter().nth_back(back - 1).map(|line| line.key)
     }
 
     /// Looks at the path, which may have become a slow one, or a fast one.
@@ -232,7 +245,10 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
                 self.dialler.order(Order::Login);
             }
             State::Up(session)
-                if !session.joining && session.lines.len() < session.wanted && now >= session.join_at =>
+                if !session.joining
+                    && session.lines.len() < session.wanted
+                    && now >= session.join_at
+                    && (session.lines.is_empty() || now >= session.content_until) =>
             {
                 // Without any the way may be dead, and shall not be waited for when it is back.
                 let stuck = patience_stuck(session.rtt, session.not_joined);
@@ -262,6 +278,9 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             return;
         }
         let stuck = session.stuck();
+        if stuck.is_some() {
+            session.content_until = self.now;
+        }
         if session.lines.len() <= session.wanted {
             if stuck.is_some() {
                 let patience = patience_stuck(session.rtt, session.not_joined);
@@ -272,9 +291,9 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         // A reset tells the server at once, which then sends by another connection what waits for this one. Stock servers
         // lose the session's other connections by it (protocol note §1.1).
         let reason = if session.is_ours { CloseReason::SocketFailed } else { CloseReason::Timeout };
-        match (stuck, session.lines.last()) {
+        match (stuck, session.spare()) {
             (Some(stuck), _) => self.card.drop_conn(stuck, reason),
-            (None, Some(newest)) => self.card.drop_conn(newest.key, CloseReason::SessionEnded),
+            (None, Some(spare)) => self.card.drop_conn(spare, CloseReason::SessionEnded),
             (None, None) => {}
         }
     }
@@ -301,8 +320,11 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
             joining: false,
             join_at: self.now,
             not_joined: 0,
+            content_until: self.now,
+            has_joined: false,
             ended_at_once: 0,
             is_ours: welcome.hello.is_ours(),
+            qos: welcome.qos,
         };
         attach(&mut self.card, &mut session, line, self.now).map_err(while_doing("watch a connection"))?;
         if standing == Standing::FirstSeen {
@@ -413,6 +435,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         session.joining = false;
         session.join_at = self.now + JOIN_AGAIN;
         session.not_joined = if line.is_ok() { 0 } else { session.not_joined.wrapping_add(1) };
+        session.content_until = self.now + content_for(session.not_joined);
         let error = match line {
             Ok(line) => {
                 let failed = attach(&mut self.card, session, *line, self.now).is_err();
@@ -420,6 +443,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
                 if failed {
                     return;
                 }
+                session.has_joined = true;
                 let count = session.lines.len();
                 return self.reporter.tell("attached", json!({"connections": count}), &format!("{count} connections"));
             }
@@ -427,7 +451,15 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         };
         let gone = [ErrorCode::SessionTimeout, ErrorCode::InvalidProtocol].map(ErrorCode::number);
         match error.refusal() {
-            Some(code) if gone.contains(&code) => self.session_over("the server does not know the session any more"),
+            Some(code) if gone.contains(&code) => {
+                // One name, several servers, and the other one has answered: what works is not given up for that.
+                if session.has_joined || session.lines.is_empty() || session.stuck().is_some() {
+                    return self.session_over("the server does not know the session any more");
+                }
+                session.wanted = session.lines.len();
+                let text = "the session is not known there: it keeps to the connections it has";
+                self.reporter.tell("not_attached", json!({"reason": text}), &format!("no further connection: {text}"));
+            }
             _ => {
                 let text = error.to_string();
                 self.reporter.tell("not_attached", json!({"reason": text}), &format!("no further connection: {text}"));
@@ -445,6 +477,7 @@ impl<'a, Io: StreamIo<Socket = OwnedFd>> Life<'a, Io> {
         let is_spoiled = left == 0 && session.ended_at_once >= SPOILED;
         if at_once {
             session.join_at = session.join_at.max(self.now + JOIN_AGAIN);
+            session.content_until = self.now + content_for(session.ended_at_once);
         }
         let fields = json!({"reason": reason.label(), "connections": left});
         let text = format!("a connection has ended, {left} left: {}", reason.help().trim());
@@ -598,6 +631,14 @@ fn describe(suite: Suite) -> String {
     format!("{version} {}", suite.name())
 }
 
+/// How long a session with connections that do well keeps to those after so many failures in a row to have one more.
+fn content_for(failures: u8) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        _ => JOIN_AGAIN * (1 << failures.min(JOIN_AGAIN_DOUBLED)),
+    }
+}
+
 /// A server's text on our terminal.
 fn printable(text: &str) -> String {
     text.chars().take(TEXT_CHARS_MAX).map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
@@ -625,6 +666,8 @@ const PATIENCE_STUCK: Duration = Duration::from_millis(1_500);
 const LONGER_EACH: u8 = 4;
 /// After a further connection has failed.
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
+/// The same while others do well doubles so often: to half a minute.
+const JOIN_AGAIN_DOUBLED: u8 = 6;
 /// For a stuck connection, once the way is there again; TCP itself tries every second.
 const RECOVERY: Duration = Duration::from_millis(1_100);
 /// Stock servers (5.01) that have seen one connection of a session end without close_notify, as a proxy's end makes it,
@@ -646,6 +689,11 @@ const STOPPING: Duration = Duration::from_secs(3);
 mod tests {
     use super::*;
     use crate::client::dial::DialError;
+
+    #[test]
+    fn a_session_that_does_well_asks_ever_more_seldom_for_another_connection() {
+        assert_eq!([0, 1, 2, 3, 6, 200].map(|n| content_for(n).as_secs()), [0, 1, 2, 4, 32, 32]);
+    }
 
     #[test]
     fn refusals() {

@@ -112,6 +112,28 @@ fn a_login_meets_its_welcome() {
 }
 
 #[test]
+fn a_connection_for_what_is_urgent_raises_the_number_only_for_who_has_asked() {
+    // Asked for: qos, connections, each way its own; granted the same; what the client makes of it.
+    let table = [
+        ((true, 1, false), (true, 2, false), (true, 2)),
+        ((true, 1, false), (true, 32, false), (true, 2)),
+        ((true, 2, false), (false, 2, false), (false, 2)),
+        ((false, 1, false), (true, 2, false), (false, 1)),
+        ((true, 1, true), (true, 4, true), (true, 4)),
+        ((false, 1, true), (true, 4, true), (false, 2)),
+    ];
+    for ((qos, max_connection, half_duplex), granted, expected) in table {
+        let wants = Wants { max_connection, half_duplex, qos, ..Wants::default() };
+        let (mut client, mut server) = (client(Secret::Password(password("secret")), wants), server());
+        login_of(until_decision(&mut client, &mut server));
+        let (qos, max_connection, half_duplex) = granted;
+        client.receive(&server.accept(&Welcome { max_connection, half_duplex, qos, ..a_welcome() }));
+        let ClientNext::Welcome(seen) = client.next() else { panic!("no welcome") };
+        assert_eq!((seen.qos, seen.max_connection), expected, "{wants:?}, {granted:?}");
+    }
+}
+
+#[test]
 fn every_kind_of_proof_arrives() {
     let hashed = hashed_password("secret", "Alice");
     let secrets = [
