@@ -24,7 +24,7 @@ use crate::wire::checksum::Sum;
 use crate::wire::ethernet::HEADER_BYTES as ETHERNET_BYTES;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::offload::{L4Checksum, Offload};
-use crate::wire::{tcp, udp};
+use crate::wire::{ipv6, tcp, udp};
 
 /// The burst has no room left: it has to be sent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl<'a> Outgoing<'a> {
     /// Lengths of the headers up to that of TCP or UDP, and where in it the checksum stands, as far as `offload` needs it.
     pub fn l4(&self) -> Option<L4Place> {
         let piece = &self.burst.pieces[usize::from(self.message.first)];
-        L4Place::of(&self.burst.arena[piece.start + ETHERNET_BYTES..piece.end])
+        L4Place::of_either(&self.burst.arena[piece.start + ETHERNET_BYTES..piece.end])
     }
 
     /// The bytes, in order.
@@ -135,11 +135,13 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// Where in an IPv4 packet the header of TCP or UDP stands.
+/// Where in an IP packet the header of TCP or UDP stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct L4Place {
     /// [`tcp::PROTOCOL`] or [`udp::PROTOCOL`].
     pub protocol: u8,
+    /// The packet is one of IPv6.
+    pub is_v6: bool,
     /// Offset of the header in the packet.
     pub at: usize,
     /// Length of the header.
@@ -149,7 +151,7 @@ pub struct L4Place {
 }
 
 impl L4Place {
-    /// `None` if `packet` is no TCP or UDP with its whole header, or a fragment.
+    /// `None` if `packet` is no TCP or UDP over IPv4 with its whole header, or a fragment.
     pub fn of(packet: &[u8]) -> Option<Self> {
         let ip = Ipv4::new_checked(packet)?;
         if ip.is_fragment() {
@@ -163,7 +165,20 @@ impl L4Place {
         };
         let least = if protocol == tcp::PROTOCOL { TCP_HEADER_BYTES_MIN } else { udp::HEADER_BYTES };
         let fits = header_bytes >= least && at + header_bytes <= packet.len();
-        fits.then_some(Self { protocol, at, header_bytes, checksum_at })
+        fits.then_some(Self { protocol, is_v6: false, at, header_bytes, checksum_at })
+    }
+
+    /// The same, also for TCP right behind the header of IPv6: all that merging takes.
+    #[inline]
+    fn of_either(packet: &[u8]) -> Option<Self> {
+        if !is_v6(packet) {
+            return Self::of(packet);
+        }
+        let at = ipv6::HEADER_BYTES;
+        let header_bytes = usize::from(*packet.get(at + 12)? >> 4) * 4;
+        let fits =
+            packet[6] == tcp::PROTOCOL && header_bytes >= TCP_HEADER_BYTES_MIN && at + header_bytes <= packet.len();
+        fits.then_some(Self { protocol: tcp::PROTOCOL, is_v6: true, at, header_bytes, checksum_at: 16 })
     }
 
     /// Offset of the payload in the packet.
@@ -187,9 +202,19 @@ impl L4Place {
 
 /// Sum of the pseudo-header of `packet`.
 pub(super) fn pseudo(packet: &[u8], protocol: u8, l4_bytes: usize) -> Sum {
-    // An IPv4 packet is no longer than its length field can say.
+    // A packet is no longer than its length field can say.
     let l4_bytes = u16::try_from(l4_bytes).unwrap_or(u16::MAX);
-    Sum::ZERO.bytes(&packet[12..20]).word(u16::from(protocol)).word(l4_bytes)
+    // Twice, because the short one is quick when its length is known.
+    let addresses = match is_v6(packet) {
+        true => Sum::ZERO.bytes(&packet[8..ipv6::HEADER_BYTES]),
+        false => Sum::ZERO.bytes(&packet[12..20]),
+    };
+    addresses.word(u16::from(protocol)).word(l4_bytes)
+}
+
+#[inline]
+fn is_v6(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first| first >> 4 == 6)
 }
 
 /// A TCP segment as merging sees it.
@@ -204,15 +229,20 @@ struct Segment {
 impl Segment {
     /// `None` for what is never merged and keeps no order with what is.
     fn of(packet: &[u8]) -> Option<Self> {
-        let place = L4Place::of(packet)?;
+        let place = L4Place::of_either(packet)?;
         if place.protocol != tcp::PROTOCOL {
             return None;
         }
         let l4 = &packet[place.at..];
-        let flow = Flow {
-            addresses: u64::from_be_bytes(*packet[12..].first_chunk()?),
-            ports: u32::from_be_bytes(*l4.first_chunk()?),
+        let addresses = match place.is_v6 {
+            // They are longer: whether they are equal is seen from the headers.
+            true => {
+                let (words, _) = packet[8..ipv6::HEADER_BYTES].as_chunks();
+                words.iter().fold(0, |mixed: u64, word| mixed.rotate_left(9) ^ u64::from_be_bytes(*word))
+            }
+            false => u64::from_be_bytes(*packet[12..].first_chunk()?),
         };
+        let flow = Flow { addresses, ports: u32::from_be_bytes(*l4.first_chunk()?) };
         let seq = u32::from_be_bytes(*l4[4..].first_chunk()?);
         Some(Self { flow, place, seq, flags: l4[13], payload: packet.len() - place.headers() })
     }
@@ -234,8 +264,12 @@ impl Segment {
 
     /// Whether it may be part of a super-packet at all.
     fn may_merge(&self, packet: &[u8]) -> bool {
-        let plain_ip = packet[0] == 0x45 && packet[6] & 0x40 != 0;
-        let lengths_hold = usize::from(u16::from_be_bytes([packet[2], packet[3]])) == packet.len();
+        let (plain_ip, length_at, beside) = match is_v6(packet) {
+            true => (true, 4, ipv6::HEADER_BYTES),
+            false => (packet[0] == 0x45 && packet[6] & 0x40 != 0, 2, 0),
+        };
+        let length = u16::from_be_bytes([packet[length_at], packet[length_at + 1]]);
+        let lengths_hold = usize::from(length) + beside == packet.len();
         let plain_tcp = self.flags & !(tcp::FLAG_PSH | tcp::FLAG_ECE) == tcp::FLAG_ACK;
         plain_ip && lengths_hold && plain_tcp && self.payload > 0
     }
@@ -293,7 +327,7 @@ impl TxBurst {
         self.round = self.round.wrapping_add(1);
     }
 
-    /// A frame that is none of IPv4, as it stands.
+    /// A frame that is none of IP, as it stands.
     ///
     /// # Errors
     /// If there is no room.
@@ -303,7 +337,7 @@ impl TxBurst {
         Ok(())
     }
 
-    /// Copies the IPv4 packet `packet` behind an Ethernet header, or to the packet of its connection that is open.
+    /// Copies the IP packet `packet` behind an Ethernet header, or to the packet of its connection that is open.
     ///
     /// # Errors
     /// If there is no room; the burst is as before.
@@ -361,7 +395,7 @@ impl TxBurst {
             let total = message.frame_bytes - ETHERNET_BYTES;
             let packet = &mut self.arena[start + ETHERNET_BYTES..];
             set_total_bytes(packet, total);
-            if let Some(place) = L4Place::of(packet) {
+            if let Some(place) = L4Place::of_either(packet) {
                 place.begin_checksum(packet, total - place.at);
             }
             message.offload.checksum = L4Checksum::Partial;
@@ -520,8 +554,11 @@ impl Flow {
 /// Equal but for length, identification, checksums, sequence number and PSH.
 fn same_headers(a: &[u8], b: &[u8], place: L4Place) -> bool {
     let (x, y) = (&a[place.at..place.headers()], &b[place.at..place.headers()]);
-    a[..2] == b[..2]
-        && a[6..10] == b[6..10]
+    let same_ip = match is_v6(a) {
+        true => a[..4] == b[..4] && a[6..ipv6::HEADER_BYTES] == b[6..ipv6::HEADER_BYTES],
+        false => a[..2] == b[..2] && a[6..10] == b[6..10],
+    };
+    same_ip
         && x[8..13] == y[8..13]
         && (x[13] ^ y[13]) & !tcp::FLAG_PSH == 0
         && x[14..16] == y[14..16]
@@ -534,8 +571,12 @@ fn checksum_holds(packet: &[u8], place: L4Place) -> bool {
     pseudo(packet, place.protocol, l4.len()).bytes(l4).finish() == 0
 }
 
-/// Writes the total length of an IPv4 header and its checksum anew.
+/// Writes the length in an IP header, and its checksum, anew; `total` is that of the packet.
 pub(super) fn set_total_bytes(packet: &mut [u8], total: usize) {
+    if is_v6(packet) {
+        let payload = u16::try_from(total - ipv6::HEADER_BYTES).unwrap_or(u16::MAX);
+        return packet[4..6].copy_from_slice(&payload.to_be_bytes());
+    }
     let total = u16::try_from(total).unwrap_or(u16::MAX);
     packet[2..4].copy_from_slice(&total.to_be_bytes());
     packet[10..12].fill(0);

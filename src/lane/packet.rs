@@ -293,6 +293,7 @@ pub(crate) fn header_of(message: &Outgoing<'_>) -> VnetHeader {
     let word = |value: usize| u16::try_from(value).unwrap_or(0);
     let segments = match (offload.segment_bytes, l4.protocol) {
         (0, _) => Segments::None,
+        (_, tcp::PROTOCOL) if l4.is_v6 => Segments::Tcp6,
         (_, tcp::PROTOCOL) => Segments::Tcp4,
         _ => Segments::Udp,
     };

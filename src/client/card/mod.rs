@@ -35,10 +35,10 @@ use crate::tunnel::link::{
     Carried, Detached, Due, Flushed, FrameSink, Link, LinkSettings, Pools, Pushed, Scratch, Way,
 };
 use crate::wire::ethernet::HEADER_BYTES;
-use crate::wire::ipv4;
 use crate::wire::loop_probe::Side;
 use crate::wire::offload::Offload;
 use crate::wire::super_frame::{Kind, SuperFrame};
+use crate::wire::{ipv4, ipv6};
 use crate::worker::io::{CloseHow, Completion, StreamIo, Wait};
 
 mod cut;
@@ -620,7 +620,9 @@ impl<D: Device> FrameSink for Inward<D> {
             self.flush();
         }
         let pushed = match frame.split_first_chunk::<HEADER_BYTES>() {
-            Some((ethernet, packet)) if ethernet[12..] == ipv4::ETHERTYPE.to_be_bytes() => {
+            Some((ethernet, packet))
+                if [ipv4::ETHERTYPE, ipv6::ETHERTYPE].contains(&u16::from_be_bytes([ethernet[12], ethernet[13]])) =>
+            {
                 self.burst.push(ethernet, packet, Offload::NONE)
             }
             _ => self.burst.push_frame(frame),
