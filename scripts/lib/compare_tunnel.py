@@ -246,7 +246,8 @@ ABOUT = {
     "title": "A download through the tunnel",
     "question": "how much of a link is left through the tunnel, by which delay, for how much CPU, and what if the link is "
     "dead for a while, beside the same without a tunnel and through the stock programs?",
-    "placing": "Clients, server, link and load share all CPUs, at one nice level.",
+    "placing": "Clients, server, link and load share all CPUs, at one nice level. Each session of client 1, the stock client's "
+    "too, has two connections, one of them for what is urgent, such as pings.",
     "units": "GB is 10⁹ bytes of TCP payload; CPU is that of the process named, or of the whole machine. The cell `dead` has at "
     "most three rounds. `+` is a difference.",
     "caveats": "the link is a program on the same CPUs (its own use of them stands above); both ends of it have their "
